@@ -1,0 +1,1 @@
+"""gllm, the service: an observable gateway in front of language-model engines."""

@@ -1,0 +1,1 @@
+"""Replicas as living things: started, probed, leased, stopped."""

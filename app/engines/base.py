@@ -1,0 +1,28 @@
+"""What the gateway asks of an engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from app.generation import Call
+
+Exchange = AbstractAsyncContextManager[AsyncIterator[bytes]]
+
+
+class Engine(Protocol):
+    def open(self, call: Call) -> Exchange:
+        """The answer to `call`, as blocks of bytes in order.
+
+        A stream comes in blocks of whole events; anything else is one block, the whole body. Entering raises
+        an `EngineError` if the engine does not answer 200; iterating raises one if the answer breaks off. Leaving
+        the block before the end aborts the engine's work, and nothing of it is left when `__aexit__` returns.
+        """
+        ...
+
+    async def models(self) -> dict[str, int | None]:
+        """The models it serves now, each with its context length where it tells one. Raises if it is not ready."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give back connections. No exchange is open any more."""
+        ...

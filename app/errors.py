@@ -1,0 +1,222 @@
+"""What can go wrong, whose doing it is, and whether trying again can help.
+
+Lower floors raise these; `app.wire.errors` translates them to HTTP once. Every message is ours and safe to show.
+"""
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """The one vocabulary for how a request ended, in logs, metrics and the journal."""
+
+    OK = "ok"
+    CLIENT_ERROR = "client_error"
+    RATE_LIMITED = "rate_limited"
+    QUEUE_FULL = "queue_full"
+    DEADLINE = "deadline"
+    UPSTREAM_FAILED = "upstream_failed"
+    INTERRUPTED = "interrupted"
+    CLIENT_GONE = "client_gone"
+    DRAINING = "draining"
+
+
+class GatewayError(Exception):
+    """The root. A leaf says its outcome, and whether another replica may be tried before the commit point."""
+
+    outcome = Outcome.UPSTREAM_FAILED
+    retryable = False
+    default = "The request failed."
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.message = message or self.default
+        self.param = param
+        self.code = code
+        """Narrows the error table's code, never widens it: `invalid_value` may become `invalid_type`."""
+        self.retry_after = retry_after
+        super().__init__(self.message)
+
+
+class Unforeseen(GatewayError):
+    """A defect of ours. The caller learns the request id and nothing else."""
+
+    default = "The gateway failed to handle this request. The request id identifies it in the logs."
+
+
+# --- the client's doing -------------------------------------------------------------------------------------------
+
+
+class ClientError(GatewayError):
+    outcome = Outcome.CLIENT_ERROR
+
+
+class InvalidRequest(ClientError):
+    """A body or a parameter that cannot be accepted; `param` names it where one can be named."""
+
+    default = "The request is not valid."
+
+
+class MissingKey(ClientError):
+    default = "This gateway needs an API key: send it as 'Authorization: Bearer KEY'."
+
+
+class WrongKey(ClientError):
+    default = "The API key is not known."
+
+
+class NotAllowed(ClientError):
+    default = "This is not allowed here."
+
+
+class UnknownPath(ClientError):
+    default = "There is nothing at this path."
+
+
+class UnknownModel(ClientError):
+    default = "No model of this name is served here."
+
+
+class WrongMethod(ClientError):
+    default = "This path does not take this method."
+
+    def __init__(self, *, allow: str) -> None:
+        super().__init__()
+        self.allow = allow
+
+
+class BodyTooSlow(ClientError):
+    default = "The body did not arrive in time."
+
+
+class BodyTooLarge(ClientError):
+    default = "The body is larger than this gateway accepts."
+
+
+class WrongMediaType(ClientError):
+    default = "Send JSON: 'Content-Type: application/json', UTF-8, without a content encoding."
+
+
+class HeadersTooLarge(ClientError):
+    default = "The request's headers are larger than this gateway accepts."
+
+
+class MalformedHttp(ClientError):
+    default = "This is not a valid HTTP/1.1 request."
+
+
+class ClientGone(GatewayError):
+    """Nobody is left to answer: the client hung up, or stopped reading for too long."""
+
+    outcome = Outcome.CLIENT_GONE
+    default = "The client is gone."
+
+
+# --- our doing ----------------------------------------------------------------------------------------------------
+
+
+class NoReplica(GatewayError):
+    """The model is known, but no replica that serves it is ready."""
+
+    default = "No replica of this model is ready to answer."
+
+
+class Draining(GatewayError):
+    outcome = Outcome.DRAINING
+    default = "This gateway is shutting down."
+
+
+class QueueFull(GatewayError):
+    outcome = Outcome.QUEUE_FULL
+    default = "Too many requests are waiting already."
+
+
+class DeadlinePassed(GatewayError):
+    outcome = Outcome.DEADLINE
+    default = "The request did not finish within its time limit."
+
+
+# --- an engine's doing --------------------------------------------------------------------------------------------
+
+
+class EngineError(GatewayError):
+    """An engine did not do its part."""
+
+
+class EngineUnreachable(EngineError):
+    retryable = True
+    default = "The engine could not be reached."
+
+
+class EngineConnectTimeout(EngineUnreachable):
+    default = "The engine did not accept a connection in time."
+
+
+class EngineFailed(EngineError):
+    """It answered with a 5xx, or the connection broke before it had answered."""
+
+    retryable = True
+    default = "The engine failed."
+
+
+class EngineNonsense(EngineError):
+    """It spoke something other than the wire format."""
+
+    retryable = True
+    default = "The engine's answer could not be understood."
+
+
+class EngineSilent(EngineError):
+    """No first byte within the time allowed for it."""
+
+    retryable = True
+    default = "The engine did not begin to answer in time."
+
+
+class EngineStalled(EngineError):
+    """It began to answer, then sent nothing for too long."""
+
+    default = "The engine stopped in the middle of its answer."
+
+
+class EngineBroken(EngineError):
+    """The connection broke, or the engine gave up, in the middle of its answer."""
+
+    default = "The engine's answer broke off."
+
+
+class EngineBusy(EngineError):
+    """Backpressure (its 429 or 503): alive, full, and no fault of its own."""
+
+    outcome = Outcome.QUEUE_FULL
+    retryable = True
+    default = "Every engine that serves this model is busy."
+
+
+class EngineRefused(EngineError):
+    """It refused the request itself (its 4xx): the client's doing, and the same on every replica."""
+
+    outcome = Outcome.CLIENT_ERROR
+    default = "The engine that serves this model refused the request."
+
+
+class ContextTooLong(EngineRefused):
+    default = "The prompt and the tokens asked for do not fit into the model's context."
+
+
+class EngineLacks(EngineRefused):
+    """This engine has no such endpoint or ability."""
+
+    default = "The engine that serves this model does not offer this."
+
+
+class EngineMisconfigured(EngineError):
+    """It refused our credentials, or does not know the model it listed: the operator's doing, not the client's."""
+
+    retryable = True
+    default = "The engine refused the gateway."

@@ -1,0 +1,1 @@
+"""Policies: small pure objects, each with a clock handed in."""

@@ -1,0 +1,81 @@
+"""The one table from errors to HTTP, and the JSON and SSE bytes in which a client reads them."""
+
+from typing import NamedTuple
+
+import msgspec
+
+from app import errors as e
+from app.wire.sse import event
+
+
+class Row(NamedTuple):
+    status: int
+    type: str
+    code: str
+
+
+_CLIENT, _AUTH, _SERVER, _BUSY = "invalid_request_error", "authentication_error", "api_error", "overloaded_error"
+
+ERRORS: dict[type[e.GatewayError], Row] = {
+    e.InvalidRequest: Row(400, _CLIENT, "invalid_value"),
+    e.MalformedHttp: Row(400, _CLIENT, "malformed_http"),
+    e.ContextTooLong: Row(400, _CLIENT, "context_length_exceeded"),
+    e.EngineRefused: Row(400, _CLIENT, "engine_refused"),
+    e.MissingKey: Row(401, _AUTH, "missing_api_key"),
+    e.WrongKey: Row(401, _AUTH, "invalid_api_key"),
+    e.NotAllowed: Row(403, "permission_error", "not_allowed"),
+    e.UnknownPath: Row(404, _CLIENT, "not_found"),
+    e.UnknownModel: Row(404, _CLIENT, "model_not_found"),
+    e.WrongMethod: Row(405, _CLIENT, "method_not_allowed"),
+    e.BodyTooSlow: Row(408, _CLIENT, "request_timeout"),
+    e.BodyTooLarge: Row(413, _CLIENT, "request_too_large"),
+    e.WrongMediaType: Row(415, _CLIENT, "unsupported_media_type"),
+    e.HeadersTooLarge: Row(431, _CLIENT, "headers_too_large"),
+    e.ClientGone: Row(499, _CLIENT, "client_gone"),
+    e.Unforeseen: Row(500, _SERVER, "internal_error"),
+    e.EngineLacks: Row(501, _CLIENT, "not_supported_by_engine"),
+    e.EngineUnreachable: Row(502, _SERVER, "engine_unreachable"),
+    e.EngineConnectTimeout: Row(502, _SERVER, "engine_connect_timeout"),
+    e.EngineFailed: Row(502, _SERVER, "engine_failed"),
+    e.EngineNonsense: Row(502, _SERVER, "engine_nonsense"),
+    e.EngineSilent: Row(502, _SERVER, "engine_first_byte_timeout"),
+    e.EngineStalled: Row(502, _SERVER, "engine_idle_timeout"),
+    e.EngineBroken: Row(502, _SERVER, "engine_interrupted"),
+    e.EngineMisconfigured: Row(502, _SERVER, "engine_misconfigured"),
+    e.NoReplica: Row(503, _BUSY, "no_replica"),
+    e.Draining: Row(503, _BUSY, "draining"),
+    e.QueueFull: Row(503, _BUSY, "queue_full"),
+    e.EngineBusy: Row(503, _BUSY, "engine_busy"),
+    e.DeadlinePassed: Row(504, _SERVER, "deadline_exceeded"),
+}
+
+
+class ErrorDetail(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(msgspec.Struct):
+    """`{"error": {...}}`, as every OpenAI client expects it."""
+
+    error: ErrorDetail
+
+
+def row_of(error: e.GatewayError) -> Row:
+    return ERRORS[type(error)]
+
+
+def body_of(error: e.GatewayError) -> ErrorBody:
+    row = row_of(error)
+    return ErrorBody(ErrorDetail(error.message, row.type, error.param, error.code or row.code))
+
+
+def error_json(error: e.GatewayError) -> bytes:
+    return msgspec.json.encode(body_of(error))
+
+
+def error_event(error: e.GatewayError) -> bytes:
+    """For a stream that has begun: one event, and no `[DONE]` after it."""
+    return event(body_of(error))
