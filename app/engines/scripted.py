@@ -1,0 +1,99 @@
+"""An engine that does as it is told: it paces, stalls, fails and breaks off on demand.
+
+For what a real engine will not produce when asked: tests of faults and timing, drills, the self-test.
+"""
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from app.errors import EngineBroken, EngineError
+from app.generation import Call
+from app.wire.sse import DONE, event
+
+
+@dataclass
+class Scripted:
+    """Answers each call with `words`, one event a word."""
+
+    words: tuple[str, ...] = ("Hello", ",", " world", ".")
+    serves: dict[str, int | None] = field(default_factory=lambda: {"demo": 2_048})
+    refuse_with: EngineError | None = None
+    """Raised on entering, instead of an answer."""
+    refusals: float = math.inf
+    """How many calls are refused before the engine answers again."""
+    break_at: int | None = None
+    """Break off after this many events."""
+    break_with: type[EngineError] = EngineBroken
+    stall_at: int | None = None
+    """After this many events wait for `go_on`, which may never come."""
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    tells_usage: bool = True
+    ends_properly: bool = True
+
+    calls: list[Call] = field(default_factory=list)
+    running: int = 0
+    aborted: int = 0
+
+    @asynccontextmanager
+    async def open(self, call: Call) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.calls.append(call)
+        if self.refuse_with is not None and self.refusals > 0:
+            self.refusals -= 1
+            raise self.refuse_with
+        self.running += 1
+        finished = False
+        blocks = self._blocks(call)
+
+        async def answer() -> AsyncIterator[bytes]:
+            nonlocal finished
+            for index, block in enumerate(blocks):
+                if index == self.stall_at:
+                    await self.go_on.wait()
+                if index == self.break_at:
+                    raise self.break_with
+                await asyncio.sleep(0)
+                yield block
+            finished = True
+
+        try:
+            yield answer()
+        finally:
+            self.running -= 1
+            self.aborted += not finished
+
+    def _blocks(self, call: Call) -> Iterator[bytes]:
+        return self._events(call) if call.stream else iter([self._whole(call)])
+
+    def _whole(self, call: Call) -> bytes:
+        message = {"role": "assistant", "content": "".join(self.words)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        answer = {"id": call.id, "object": "chat.completion", "created": 0, "model": call.model, "choices": [choice]}
+        return event(answer | ({"usage": self._usage()} if self.tells_usage else {}))[6:-2]
+
+    def _events(self, call: Call) -> Iterator[bytes]:
+        head = {"id": call.id, "object": "chat.completion.chunk", "created": 0, "model": call.model}
+
+        def chunk(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+            return event(head | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]})
+
+        usage = [event(head | {"choices": [], "usage": self._usage()})] if self.tells_usage else []
+        return itertools.chain(
+            [chunk({"role": "assistant", "content": ""})],
+            (chunk({"content": word}) for word in self.words),
+            [chunk({}, "stop")],
+            usage,
+            [DONE] if self.ends_properly else [],
+        )
+
+    def _usage(self) -> dict[str, int]:
+        return {"prompt_tokens": 7, "completion_tokens": len(self.words), "total_tokens": 7 + len(self.words)}
+
+    async def models(self) -> dict[str, int | None]:
+        return self.serves
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
