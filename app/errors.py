@@ -147,6 +147,9 @@ class DeadlinePassed(GatewayError):
 class EngineError(GatewayError):
     """An engine did not do its part."""
 
+    detail = ""
+    """The engine's own words, cut short: for the log alone, since they may carry paths, stacks and keys."""
+
 
 class EngineUnreachable(EngineError):
     retryable = True
@@ -187,6 +190,7 @@ class EngineStalled(EngineError):
 class EngineBroken(EngineError):
     """The connection broke, or the engine gave up, in the middle of its answer."""
 
+    retryable = True
     default = "The engine's answer broke off."
 
 
