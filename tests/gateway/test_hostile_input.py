@@ -17,7 +17,7 @@ def body(extra: str) -> bytes:
 NOT_JSON = {
     "empty": b"",
     "truncated": b'{"messages":[',
-    "trailing comma": b'{"messages":[],}',
+    "trailing comma": body('"n":1')[:-1] + b",}",
     "byte order mark": b"\xef\xbb\xbf" + body('"n":1'),
     "two documents": body('"n":1') + body('"n":1'),
     "NaN": body('"temperature":NaN'),
@@ -54,7 +54,10 @@ async def test_a_body_that_is_no_object_is_400(house: House, text: str) -> None:
     assert (done.status, done.error["code"]) == (400, "invalid_type")
 
 
-DANGEROUS = ["api_base", "base_url", "api_key", "chat_template", "prompt_embeds", "kv_transfer_params", "vllm_xargs", "cache_salt", "extra_body", "guided_decoding_backend", "request_id", "priority", "mm_processor_kwargs", "documents", "functions"]
+DANGEROUS = """
+    api_base base_url api_key chat_template prompt_embeds kv_transfer_params vllm_xargs cache_salt extra_body
+    guided_decoding_backend request_id priority mm_processor_kwargs documents functions
+""".split()
 
 
 @pytest.mark.parametrize("field", [*DANGEROUS, "no_such_field"])
