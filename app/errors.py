@@ -147,7 +147,7 @@ class DeadlinePassed(GatewayError):
 class EngineError(GatewayError):
     """An engine did not do its part."""
 
-    detail: str | None = None
+    detail: str = ""
     """What the engine itself said, cut short. For the log only: it may carry stacks and addresses."""
 
     def __init__(
@@ -157,7 +157,7 @@ class EngineError(GatewayError):
         param: str | None = None,
         code: str | None = None,
         retry_after: float | None = None,
-        detail: str | None = None,
+        detail: str = "",
     ) -> None:
         super().__init__(message, param=param, code=code, retry_after=retry_after)
         self.detail = detail
@@ -202,6 +202,7 @@ class EngineStalled(EngineError):
 class EngineBroken(EngineError):
     """The connection broke, or the engine gave up, in the middle of its answer."""
 
+    retryable = True
     default = "The engine's answer broke off."
 
 

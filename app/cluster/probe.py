@@ -1,0 +1,40 @@
+"""Asks every replica, again and again, whether it is there and what it serves."""
+
+import asyncio
+
+from app.cluster.fleet import Fleet
+from app.cluster.replica import Replica, State
+from app.errors import EngineError, EngineUnreachable
+
+MISSES_ALLOWED = 2
+"""A busy engine may miss a probe; one that refuses connections is gone at once."""
+
+IMPATIENT_S = 0.25
+"""Between probes while a replica is still starting."""
+
+
+class Prober:
+    def __init__(self, fleet: Fleet, every_s: float) -> None:
+        self._fleet = fleet
+        self._every_s = every_s
+
+    async def run(self) -> None:
+        while True:
+            await self.round()
+            starting = any(replica.state is State.STARTING for replica in self._fleet.replicas)
+            await asyncio.sleep(min(self._every_s, IMPATIENT_S) if starting else self._every_s)
+
+    async def round(self) -> None:
+        async with asyncio.TaskGroup() as probes:
+            for replica in self._fleet.replicas:
+                probes.create_task(self._probe(replica))
+
+    async def _probe(self, replica: Replica) -> None:
+        try:
+            models = await replica.engine.models()
+        except EngineError as error:
+            replica.missed_probes += 1
+            if isinstance(error, EngineUnreachable) or replica.missed_probes > MISSES_ALLOWED:
+                self._fleet.failed(replica, type(error).__name__)
+        else:
+            self._fleet.answered(replica, models)

@@ -1,0 +1,123 @@
+"""Where answers go: the client's side of the connection, as ASGI messages."""
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from app.clock import Clock
+from app.errors import GatewayError, WrongMethod
+from app.gateway.lifeline import Lifeline
+from app.telemetry.record import Record
+from app.wire.errors import error_event, error_json, row_of
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class Sink(Protocol):
+    """What the way through writes to. The first write is the commit point: until then any answer is possible."""
+
+    committed: bool
+
+    async def write(self, block: bytes) -> None: ...
+
+    async def end(self) -> None: ...
+
+    async def fail(self, error: GatewayError) -> None:
+        """Say what went wrong: as an honest answer before the commit point, as the stream's last event after it."""
+        ...
+
+
+class Answer:
+    """One JSON body, written once and whole."""
+
+    content_type = b"application/json"
+
+    def __init__(self, send: Send, client: Lifeline, record: Record, clock: Clock, write_limit_s: float) -> None:
+        self.committed = False
+        self._asgi_send = send
+        self._client = client
+        self._record = record
+        self._clock = clock
+        self._write_limit_s = write_limit_s
+
+    async def write(self, block: bytes) -> None:
+        await self._start(200, [(b"content-length", b"%d" % len(block))])
+        await self._send({"type": "http.response.body", "body": block})
+
+    async def end(self) -> None:
+        """The one write was the end."""
+
+    async def fail(self, error: GatewayError) -> None:
+        await send_error(self._asgi_send, error, self._record, close=not self._client.complete)
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        """Ends when the client has taken it, or the server has room to hold it for the client."""
+        self._client.writing(self._write_limit_s)
+        await self._asgi_send(message)
+        self._client.due = math.inf
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        record = self._record
+        self.committed = True
+        record.status = status
+        record.first_byte = self._clock()
+        waited_ms = (record.first_byte - record.began) * 1e3
+        headers += (
+            (b"content-type", self.content_type),
+            (b"x-request-id", record.id.encode()),
+            (b"x-gllm-replica", record.replica.encode()),
+            (b"x-gllm-attempts", b"%d" % record.attempts),
+            (b"server-timing", b"first_byte;dur=%.2f" % waited_ms),
+        )
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+class EventStream(Answer):
+    """Blocks of whole events. Each write is awaited, so that a slow reader slows the engine."""
+
+    content_type = b"text/event-stream; charset=utf-8"
+
+    async def write(self, block: bytes) -> None:
+        if not self.committed:
+            await self._start(200, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+        await self._send({"type": "http.response.body", "body": block, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def fail(self, error: GatewayError) -> None:
+        if not self.committed:
+            return await super().fail(error)
+        return await self._send({"type": "http.response.body", "body": error_event(error), "more_body": False})
+
+
+async def send_error(send: Send, error: GatewayError, record: Record, *, close: bool) -> None:
+    """`close`: the rest of the request is still on its way and nobody will read it."""
+    record.status = row_of(error).status
+    body = error_json(error)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", record.id.encode()),
+        *headers_of(error),
+    ]
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": record.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def headers_of(error: GatewayError) -> Headers:
+    """What an error says in headers."""
+    row = row_of(error)
+    headers: Headers = []
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after + 0.5))))
+    if row.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if row.status == 503:
+        headers.append((b"x-gllm-reason", (error.code or row.code).encode()))
+    if isinstance(error, WrongMethod):
+        headers.append((b"allow", error.allow.encode()))
+    return headers

@@ -1,0 +1,211 @@
+"""The edge: pure ASGI in front of FastAPI. The endpoints that engines answer are served here, all else behind.
+
+FastAPI's routing alone costs more than everything else a call passes (docs/adr/0005), so hot paths never reach it.
+"""
+
+import logging
+import random
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from app.clock import Clock
+from app.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    GatewayError,
+    InvalidRequest,
+    NotAllowed,
+    Outcome,
+    Unforeseen,
+    WrongMethod,
+)
+from app.gateway.answers import Answer, EventStream, Send, send_error
+from app.gateway.intake import Headers, Intake, check_media_type
+from app.gateway.lifeline import Connection, Lifeline, Receive
+from app.gateway.pipeline import Pipeline
+from app.generation import Route
+from app.reliability.watch import Watch
+from app.telemetry.base import Telemetry
+from app.telemetry.record import Record
+from app.wire.errors import row_of
+
+log = logging.getLogger("gllm")
+
+Scope = dict[str, Any]
+
+CONNECTION = "gllm.connection"
+"""The ASGI extension under which our server protocol offers itself."""
+
+HOT_PATHS: dict[str, Route] = {
+    **{route.value: route for route in Route},
+    **{route.value.removeprefix("/v1"): route for route in Route},
+    **{f"/v1{route.value}": route for route in (Route.TOKENIZE, Route.DETOKENIZE)},
+}
+"""GLLM's clients leave `/v1` out."""
+
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+ALWAYS_OPEN = ("/livez", "/readyz", "/health")
+"""What a load balancer may ask from anywhere."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
+_ONCE = (b"authorization", b"content-type", b"content-length", b"x-request-timeout-ms")
+
+
+@dataclass(frozen=True)
+class EdgeLimits:
+    max_body_bytes: int
+    body_timeout_s: float
+    write_timeout_s: float
+    anonymous_beyond_loopback: bool
+
+
+class Edge:
+    def __init__(
+        self,
+        behind: ASGIApp,
+        intake: Intake,
+        pipeline: Pipeline,
+        telemetry: Telemetry,
+        watch: Watch,
+        limits: EdgeLimits,
+        known_paths: frozenset[str] = frozenset(),
+    ) -> None:
+        self._behind = behind
+        self._intake = intake
+        self._pipeline = pipeline
+        self._telemetry = telemetry
+        self._watch = watch
+        self._clock: Clock = watch.clock
+        self._limits = limits
+        self._known_paths = known_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._behind(scope, receive, send)  # type: ignore[arg-type]  # one ASGI, two spellings of its types
+            return
+        headers: Headers = dict(scope["headers"])
+        route = HOT_PATHS.get(scope["path"])
+        record = Record(_request_id(headers), self._endpoint(scope, route), scope["method"], self._clock())
+        self._telemetry.began(record)
+        try:
+            if route is None:
+                await self._serve_behind(scope, receive, send, record)
+            else:
+                await self._serve(route, scope, headers, receive, send, record)
+        finally:
+            record.ended = self._clock()
+            self._telemetry.ended(record)
+
+    async def _serve(
+        self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, record: Record
+    ) -> None:
+        """One call, from its head to its end, for as long as its client is there."""
+        client = Lifeline(receive, self._watch, _connection(scope))
+        try:
+            async with client:
+                await self._way_through(route, scope, headers, client, send, record)
+        except ClientGone as error:
+            _failed(record, error)
+            record.status = row_of(error).status
+        except BodyTooSlow as error:
+            _failed(record, error)
+            await send_error(send, error, record, close=True)
+
+    async def _way_through(
+        self, route: Route, scope: Scope, headers: Headers, client: Lifeline, send: Send, record: Record
+    ) -> None:
+        """Every error of the way is answered here, once."""
+        out = Answer(send, client, record, self._clock, self._limits.write_timeout_s)
+        try:
+            self._check_head(scope, headers)
+            body = await client.body(self._limits.max_body_bytes, self._limits.body_timeout_s)
+            call = self._intake.call(route, record.id, body, headers, record.began)
+            record.model, record.stream = call.model, call.stream
+            if call.stream:
+                out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s)
+            await self._pipeline.serve(call, out, record)
+        except ClientGone:
+            raise
+        except GatewayError as error:
+            _failed(record, error, committed=out.committed)
+            await out.fail(error)
+        except Exception:
+            log.exception("request %s failed unforeseen", record.id)
+            defect = Unforeseen()
+            _failed(record, defect, committed=out.committed)
+            await out.fail(defect)
+
+    async def _serve_behind(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+        """FastAPI's part: few calls, no streams. Adds the request id, and sees the status."""
+
+        async def told(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                record.outcome = Outcome.CLIENT_ERROR if 400 <= record.status < 500 else Outcome.OK
+                message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
+            await send(message)
+
+        try:
+            self._check_address(scope)
+            await self._behind(scope, receive, told)  # type: ignore[arg-type]  # one ASGI, two spellings of its types
+        except GatewayError as error:
+            _failed(record, error)
+            await send_error(send, error, record, close=False)
+        except Exception:
+            log.exception("request %s failed unforeseen", record.id)
+            _failed(record, Unforeseen(), committed=record.status != 0)
+            if record.status == 0:
+                await send_error(send, Unforeseen(), record, close=True)
+
+    def _check_head(self, scope: Scope, headers: Headers) -> None:
+        self._check_address(scope)
+        if scope["method"] != "POST":
+            raise WrongMethod(allow="POST")
+        if len(headers) != len(scope["headers"]):
+            _check_doubles([name for name, _ in scope["headers"]])
+        check_media_type(headers)
+        if int(headers.get(b"content-length", 0)) > self._limits.max_body_bytes:
+            raise BodyTooLarge
+
+    def _check_address(self, scope: Scope) -> None:
+        """Without keys, only this machine may ask; listening wider is said deliberately or not done."""
+        if self._limits.anonymous_beyond_loopback or scope["path"] in ALWAYS_OPEN:
+            return
+        server = scope.get("server")
+        if server is not None and server[1] is not None and server[0] not in LOOPBACK:
+            raise NotAllowed("Without API keys this gateway answers on its own machine only (see ALLOW_ANONYMOUS).")
+
+    def _endpoint(self, scope: Scope, route: Route | None) -> str:
+        if route is not None:
+            return route.value
+        path: str = scope["path"]
+        return path if path in self._known_paths else "other"
+
+
+def _connection(scope: Scope) -> Connection | None:
+    extensions = scope.get("extensions")
+    return extensions.get(CONNECTION) if extensions else None
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return f"req-{random.getrandbits(96):024x}"
+
+
+def _check_doubles(names: list[bytes]) -> None:
+    for name in _ONCE:
+        if names.count(name) > 1:
+            raise InvalidRequest("This header stands twice.", param=name.decode(), code="ambiguous_header")
+
+
+def _failed(record: Record, error: GatewayError, *, committed: bool = False) -> None:
+    record.error = type(error).__name__
+    record.detail = getattr(error, "detail", "")
+    interrupted = committed and error.outcome is Outcome.UPSTREAM_FAILED
+    record.outcome = Outcome.INTERRUPTED if interrupted else error.outcome

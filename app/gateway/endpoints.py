@@ -1,0 +1,122 @@
+"""What FastAPI serves: the models, the gateway's health, its metrics. The hot endpoints are in `edge`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from app.clock import Clock
+from app.cluster.fleet import Fleet
+from app.cluster.replica import State
+from app.errors import Draining, NoReplica, UnknownModel, UnknownPath
+from app.gateway.admission import Admission
+from app.telemetry.prometheus import Metrics
+
+READING = ["GET", "HEAD"]
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "gllm"
+    max_model_len: int | None
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Health(BaseModel):
+    status: Literal["healthy", "starting", "unhealthy", "draining"]
+    version: str
+    model: str | None
+    models: list[str]
+    uptime: float
+    requests_total: int
+    requests_active: int
+    replicas: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    fleet: Fleet
+    admission: Admission
+    metrics: Metrics | None
+    clock: Clock
+    version: str
+    began: float
+    began_unix: int
+
+    def router(self) -> APIRouter:
+        router = APIRouter()
+        for path, answer, summary in (
+            ("/", self.root, "What this is"),
+            ("/health", self.health, "Health, in a few facts"),
+            ("/livez", self.livez, "The process answers"),
+            ("/readyz", self.readyz, "New work is welcome"),
+            ("/metrics", self.metrics_page, "Metrics for Prometheus"),
+            ("/v1/models", self.models, "The models served"),
+            ("/models", self.models, "The models served"),
+            ("/v1/models/{model:path}", self.model, "One model"),
+            ("/models/{model:path}", self.model, "One model"),
+        ):
+            router.add_api_route(
+                path, answer, methods=READING, summary=summary, include_in_schema=not path.startswith("/models")
+            )
+        return router
+
+    async def root(self) -> dict[str, str]:
+        return {"message": "gllm, a gateway for language models", "version": self.version, "docs": "/docs"}
+
+    async def livez(self) -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def readyz(self) -> dict[str, str]:
+        if self.admission.draining:
+            raise Draining
+        if not self.fleet.ready:
+            raise NoReplica(retry_after=1.0)
+        return {"status": "ready"}
+
+    async def health(self, response: Response) -> Health:
+        status = self._status()
+        if status != "healthy":
+            response.status_code = 503
+        models = list(self.fleet.models)
+        return Health(
+            status=status,
+            version=self.version,
+            model=models[0] if models else None,
+            models=models,
+            uptime=round(self.clock() - self.began, 3),
+            requests_total=self.admission.entered,
+            requests_active=self.admission.inside,
+            replicas={replica.name: replica.state.value for replica in self.fleet.replicas},
+        )
+
+    def _status(self) -> Literal["healthy", "starting", "unhealthy", "draining"]:
+        if self.admission.draining:
+            return "draining"
+        if self.fleet.ready:
+            return "healthy"
+        starting = any(replica.state is State.STARTING for replica in self.fleet.replicas)
+        return "starting" if starting else "unhealthy"
+
+    async def metrics_page(self) -> Response:
+        if self.metrics is None:
+            raise UnknownPath
+        return Response(self.metrics.page(), media_type=self.metrics.content_type)
+
+    async def models(self) -> Models:
+        return Models(data=[self._model(name) for name in self.fleet.models])
+
+    async def model(self, model: str) -> Model:
+        if model not in self.fleet.models:
+            raise UnknownModel(param="model")
+        return self._model(model)
+
+    def _model(self, name: str) -> Model:
+        return Model(id=name, created=self.began_unix, max_model_len=self.fleet.models[name])

@@ -1,0 +1,115 @@
+"""From bytes and headers to a `Call`: what is asked, of which model, by when, and what the engine gets to read."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.cluster.fleet import Fleet
+from app.errors import InvalidRequest, WrongMediaType
+from app.generation import Call, Route
+from app.wire.edits import add_fields, set_fields
+from app.wire.requests import ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampled, parse
+
+Headers = Mapping[bytes, bytes]
+
+_DEADLINE = re.compile(rb"[0-9]{1,9}")
+_TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_NO_TRACE = (b"0" * 32, b"0" * 16)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the operator sets for requests that leave it out; `None` leaves it to the engine."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Intake:
+    fleet: Fleet
+    defaults: Defaults
+    max_choices: int
+    timeout_s: float
+
+    def call(self, route: Route, request_id: str, body: bytes, headers: Headers, now: float) -> Call:
+        request = parse(route, body)
+        choices = 1
+        max_tokens: int | None = None
+        stream = shows_usage = False
+        added: dict[str, Any] = {}
+        if isinstance(request, Sampled):
+            choices = self._choices(request)
+            added = self._defaults(request)
+        if isinstance(request, ChatRequest | CompletionRequest | ResponsesRequest | MessagesRequest):
+            stream = bool(request.stream)
+            max_tokens = request.output_limit()
+        model = self.fleet.resolve(request.model)
+        if request.model is None:
+            added["model"] = model
+        if stream and isinstance(request, Sampled):
+            options = request.stream_options
+            shows_usage = options is not None and bool(options.include_usage)
+            if options is None:
+                added["stream_options"] = {"include_usage": True}
+            elif not shows_usage:
+                body = set_fields(body, stream_options={"include_usage": True})
+        return Call(
+            id=request_id,
+            route=route,
+            model=model,
+            body=add_fields(body, **added) if added else body,
+            expires_at=now + self._time_allowed(headers),
+            stream=stream,
+            shows_usage=shows_usage,
+            prompt_bytes=len(body),
+            max_tokens=max_tokens,
+            choices=choices,
+            traceparent=_traceparent(headers),
+        )
+
+    def _choices(self, request: Sampled) -> int:
+        for name in ("n", "best_of"):
+            if (getattr(request, name) or 1) > self.max_choices:
+                text = f"At most {self.max_choices} choices are made for one request."
+                raise InvalidRequest(text, param=name, code="invalid_value")
+        return request.n or 1
+
+    def _defaults(self, request: Sampled) -> dict[str, Any]:
+        added: dict[str, Any] = {}
+        if self.defaults.max_tokens is not None and request.output_limit() is None:
+            added["max_tokens"] = self.defaults.max_tokens
+        if self.defaults.temperature is not None and request.temperature is None:
+            added["temperature"] = self.defaults.temperature
+        return added
+
+    def _time_allowed(self, headers: Headers) -> float:
+        asked = headers.get(b"x-request-timeout-ms")
+        if asked is None:
+            return self.timeout_s
+        if _DEADLINE.fullmatch(asked) is None or int(asked) == 0:
+            text = "Give whole milliseconds, more than 0."
+            raise InvalidRequest(text, param="X-Request-Timeout-Ms", code="invalid_header")
+        return min(self.timeout_s, int(asked) / 1e3)
+
+
+def check_media_type(headers: Headers) -> None:
+    """JSON in UTF-8, as it is. A page in a browser cannot send that unasked, which keeps strangers' pages out."""
+    kind = headers.get(b"content-type", b"")
+    if kind != b"application/json":
+        kind, _, parameters = kind.lower().partition(b";")
+        charset = parameters.strip()
+        if kind.strip() != b"application/json" or charset not in (b"", b"charset=utf-8", b'charset="utf-8"'):
+            raise WrongMediaType
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise WrongMediaType
+
+
+def _traceparent(headers: Headers) -> str | None:
+    """The client's trace, if it is one; anything else starts a new one."""
+    given = headers.get(b"traceparent")
+    if given is None or _TRACEPARENT.fullmatch(given) is None:
+        return None
+    _, trace, span, _ = given.split(b"-")
+    return None if trace == _NO_TRACE[0] or span == _NO_TRACE[1] else given.decode()

@@ -1,0 +1,56 @@
+"""The hot endpoints in the OpenAPI document, made from the very structs that check their bodies."""
+
+from typing import Any
+
+import msgspec
+
+from app.generation import Route
+from app.wire.errors import ERRORS, ErrorBody
+from app.wire.requests import REQUESTS
+
+_SUMMARIES = {
+    Route.CHAT: "Chat completion",
+    Route.COMPLETIONS: "Text completion",
+    Route.EMBEDDINGS: "Embeddings",
+    Route.RESPONSES: "Responses (where the engine has them)",
+    Route.MESSAGES: "Messages in Anthropic's form (where the engine has them)",
+    Route.TOKENIZE: "Text to tokens",
+    Route.DETOKENIZE: "Tokens to text",
+}
+_STREAMING = (Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES)
+_REF = "#/components/schemas/{name}"
+
+
+def with_hot_paths(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's own document, completed."""
+    structs = [REQUESTS[route] for route in Route]
+    schemas, components = msgspec.json.schema_components([*structs, ErrorBody], ref_template=_REF)
+    document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+    error = {"application/json": {"schema": schemas[-1]}}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"] |= _errors(error)
+    for route, schema in zip(Route, schemas, strict=False):
+        document["paths"][route.value] = {"post": _operation(route, schema, error)}
+    return document
+
+
+def _operation(route: Route, schema: dict[str, Any], error: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if route in _STREAMING:
+        answer["text/event-stream"] = {"schema": {"type": "string"}}
+    return {
+        "summary": _SUMMARIES[route],
+        "operationId": route.name.lower(),
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {"200": {"description": "The engine's answer, as it came", "content": answer}, **_errors(error)},
+    }
+
+
+def _errors(error: dict[str, Any]) -> dict[str, Any]:
+    codes: dict[int, list[str]] = {}
+    for row in ERRORS.values():
+        codes.setdefault(row.status, []).append(row.code)
+    codes.pop(499)
+    return {str(status): {"description": ", ".join(codes[status]), "content": error} for status in sorted(codes)}

@@ -1,0 +1,226 @@
+"""Every setting: its flat name, its default, its bounds and its sentence, in the branch of the object that gets it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.settings import values
+from app.settings.reading import BadSetting, read
+from app.settings.sentences import sentence
+
+BY_EITHER_NAME = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Bytes = Annotated[int, Field(ge=1_024, le=2**31)]
+EngineType = Annotated[Literal["transformers", "vllm", "external"], BeforeValidator(values.engine_type)]
+Policy = Annotated[Literal["least_load", "round_robin"], BeforeValidator(values.lowered)]
+Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(values.lowered)]
+Format = Annotated[Literal["auto", "json", "text"], BeforeValidator(values.lowered)]
+Urls = Annotated[tuple[str, ...], AfterValidator(values.base_urls), BeforeValidator(values.listed)]
+Gpus = Annotated[tuple[str, ...] | None, BeforeValidator(values.gpus)]
+Words = Annotated[tuple[str, ...], BeforeValidator(values.words)]
+
+
+def setting(name: str, default: Any, description: str, **bounds: Any) -> Any:
+    given = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(**given, validation_alias=name, description=description, **bounds)
+
+
+def demo_model() -> str:
+    """The embedded model: inside the installed package, or in the checkout that the package stands in."""
+    package = Path(__file__).parents[1]
+    inside = package / "models" / "demo"
+    return str(inside if inside.is_dir() else package.parent / "models" / "demo")
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Listen:
+    """Where the gateway listens, and how it stops."""
+
+    host: str = setting(
+        "HOST", "127.0.0.1", "Address to listen on; beyond loopback it also takes ALLOW_ANONYMOUS=true."
+    )
+    port: Port = setting("PORT", 8000, "Port to listen on; 0 takes any free one.")
+    allow_anonymous: bool = setting(
+        "ALLOW_ANONYMOUS", False, "Let callers without a key use a gateway beyond loopback."
+    )
+    drain_s: Seconds = setting("DRAIN_SECONDS", 30.0, "Seconds that a stop waits for running answers to finish.")
+
+    @model_validator(mode="after")
+    def _open_only_on_purpose(self) -> Self:
+        if not self.allow_anonymous and not values.is_loopback(self.host):
+            raise ValueError(
+                f"HOST={self.host} is reachable from other machines and nothing asks callers for a key: "
+                "listen on 127.0.0.1, or set ALLOW_ANONYMOUS=true if that is what you want."
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Engine:
+    """Which engines answer, and how they are started."""
+
+    type: EngineType = setting(
+        "ENGINE_TYPE",
+        "transformers",
+        "`transformers` and `vllm` are started by the gateway; `external` uses the servers in ENGINE_URLS, and is the "
+        "default once those are set. `simple` means transformers.",
+    )
+    model: str = setting(
+        "MODEL_NAME",
+        demo_model,
+        "The model to load: a local folder, or a name on the model hub. The default is the embedded demo model.",
+        min_length=1,
+    )
+    replicas: int = setting("ENGINE_REPLICAS", 1, "How many engines of the model to start.", ge=1, le=256)
+    gpus: Gpus = setting(
+        "GPUS",
+        None,
+        "GPUs for the engines, by index or UUID, shared out evenly (`0,1,2,3` with two replicas: `0,1` and `2,3`); "
+        "`none` keeps them on the CPU. Unset leaves the choice to the engine.",
+    )
+    args: Words = setting("ENGINE_ARGS", (), "Further arguments for the engine's command line, quoted as in a shell.")
+    urls: Urls = setting("ENGINE_URLS", (), "Base URLs of OpenAI-compatible servers to use, comma-separated.")
+    api_key: SecretStr | None = setting(
+        "ENGINE_API_KEY", None, "Key that the gateway shows to the servers in ENGINE_URLS."
+    )
+    port_start: int = setting(
+        "ENGINE_PORT_START", 8100, "First port tried for a started engine; a taken one is skipped.", ge=1, le=65_535
+    )
+    start_timeout_s: Seconds = setting(
+        "ENGINE_START_TIMEOUT", 600.0, "Seconds in which a started engine must have loaded its model."
+    )
+    state_dir: Path = setting(
+        "STATE_DIR", Path(".state"), "Folder for what outlives a process, such as the engines' logs."
+    )
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.type == "external" and not self.urls:
+            raise ValueError("ENGINE_TYPE=external needs ENGINE_URLS: the base URLs of the servers to use.")
+        if self.type != "external" and self.urls:
+            raise ValueError(
+                f"ENGINE_URLS and ENGINE_TYPE={self.type} contradict each other: remove ENGINE_URLS, or set "
+                "ENGINE_TYPE=external."
+            )
+        if self.gpus and len(self.gpus) % self.replicas:
+            raise ValueError(f"{len(self.gpus)} GPUS cannot be shared out evenly to ENGINE_REPLICAS={self.replicas}.")
+        return self
+
+    @property
+    def served_name(self) -> str:
+        """The model's name for callers: a folder is known by its last part."""
+        folder = Path(self.model).expanduser()
+        return folder.resolve().name if folder.is_dir() else self.model
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Sampling:
+    """What a request gets that does not say."""
+
+    max_tokens: int | None = setting(
+        "MAX_TOKENS", None, "Limit for requests that name none. Unset leaves it to the engine.", ge=1, le=10_000_000
+    )
+    temperature: float | None = setting(
+        "TEMPERATURE", None, "For requests that name none. Unset leaves it to the engine.", ge=0, le=2
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Edge:
+    """What a client may send, and how long it may take."""
+
+    request_timeout_s: Seconds = setting("REQUEST_TIMEOUT", 600.0, "Seconds for a whole request, waiting included.")
+    body_timeout_s: Seconds = setting("BODY_TIMEOUT", 30.0, "Seconds in which a client must have sent its body.")
+    write_timeout_s: Seconds = setting("WRITE_TIMEOUT", 30.0, "Seconds until a client that stopped reading is cut off.")
+    max_body_bytes: Bytes = setting("MAX_BODY_BYTES", 10 * 2**20, "Largest body accepted.")
+    max_header_bytes: Bytes = setting("MAX_HEADER_BYTES", 32 * 2**10, "Largest request line plus headers accepted.")
+    max_choices: int = setting("MAX_CHOICES", 16, "Most answers (`n`) that one request may ask for.", ge=1, le=128)
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Timeouts:
+    """How long an engine may take."""
+
+    connect_s: Seconds = setting("CONNECT_TIMEOUT", 5.0, "Seconds for an engine to accept a connection.")
+    first_byte_s: Seconds = setting("FIRST_BYTE_TIMEOUT", 120.0, "Seconds for an engine to begin a streamed answer.")
+    idle_s: Seconds = setting("IDLE_TIMEOUT", 60.0, "Seconds an engine may be silent in the middle of an answer.")
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Routing:
+    """Which replica a request goes to."""
+
+    policy: Policy = setting("ROUTING_POLICY", "least_load", "How a replica is chosen: `least_load` or `round_robin`.")
+    max_attempts: int = setting(
+        "MAX_ATTEMPTS", 3, "Replicas tried for a request before its error is told.", ge=1, le=10
+    )
+    probe_interval_s: Seconds = setting("PROBE_INTERVAL", 2.0, "Seconds between two looks at a replica's health.")
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Telemetry:
+    """What is measured."""
+
+    metrics: bool = setting("ENABLE_METRICS", True, "Serve Prometheus metrics at /metrics.")
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Logs:
+    """What is written, and in which shape."""
+
+    level: Level = setting("LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`.")
+    format: Format = setting("LOG_FORMAT", "auto", "`json`, `text`, or `auto`: text on a terminal, else JSON.")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    listen: Listen = Field(default_factory=Listen)
+    engine: Engine = Field(default_factory=Engine)
+    sampling: Sampling = Field(default_factory=Sampling)
+    edge: Edge = Field(default_factory=Edge)
+    timeouts: Timeouts = Field(default_factory=Timeouts)
+    routing: Routing = Field(default_factory=Routing)
+    telemetry: Telemetry = Field(default_factory=Telemetry)
+    logs: Logs = Field(default_factory=Logs)
+
+    @classmethod
+    def load(cls, env: Mapping[str, str] | None = None, env_file: str | Path | None = ".env", **overrides: Any) -> Self:
+        """Overrides (flags, by flat name) before the environment before `env_file` before the defaults.
+
+        Raises `BadSetting`, whose text is for the person who starts the gateway.
+        """
+        branches = {branch: names_of(branch) for branch in cls.model_fields}
+        given = read([name for names in branches.values() for name in names], env, env_file, overrides)
+        if "ENGINE_URLS" in given:
+            given.setdefault("ENGINE_TYPE", "external")
+        try:
+            return cls.model_validate(
+                {branch: {name: given[name] for name in names if name in given} for branch, names in branches.items()}
+            )
+        except ValidationError as error:
+            raise BadSetting("\n".join(sentence(each) for each in error.errors())) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *others: PydanticBaseSettingsSource,
+        **more: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` has read, so that nothing reads the environment by the way."""
+        return (init_settings,)
+
+
+def names_of(branch: str) -> dict[str, FieldInfo]:
+    """The flat names of a branch, in their order."""
+    fields: dict[str, FieldInfo] = vars(Settings.model_fields[branch].annotation)["__pydantic_fields__"]
+    return {str(info.validation_alias): info for info in fields.values()}

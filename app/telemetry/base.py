@@ -1,0 +1,54 @@
+"""The narrow interface: the way through tells of requests and of events, and knows no backend."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.telemetry.record import Record
+
+
+@dataclass(frozen=True)
+class EngineErrorSeen:
+    """An attempt failed; it may have been retried."""
+
+    request_id: str
+    replica: str
+    error: str
+    detail: str
+    retried: bool
+
+
+@dataclass(frozen=True)
+class ReplicaChanged:
+    replica: str
+    state: str
+    reason: str
+
+
+Event = EngineErrorSeen | ReplicaChanged
+
+
+class Telemetry(Protocol):
+    def began(self, record: Record) -> None: ...
+
+    def ended(self, record: Record) -> None: ...
+
+    def note(self, event: Event) -> None: ...
+
+
+class Everyone:
+    """Tells several backends."""
+
+    def __init__(self, *backends: Telemetry) -> None:
+        self._backends = backends
+
+    def began(self, record: Record) -> None:
+        for backend in self._backends:
+            backend.began(record)
+
+    def ended(self, record: Record) -> None:
+        for backend in self._backends:
+            backend.ended(record)
+
+    def note(self, event: Event) -> None:
+        for backend in self._backends:
+            backend.note(event)

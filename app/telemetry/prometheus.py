@@ -1,0 +1,86 @@
+"""Every metric name and every label. Children are kept, because looking one up costs more than counting."""
+
+from functools import cache
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from app.errors import Outcome
+from app.telemetry.base import EngineErrorSeen, Event, ReplicaChanged
+from app.telemetry.record import Record
+
+DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+LATENCIES = (0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 5, 10, 30, 60)
+TOKENS = (10, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+class Metrics:
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        requests = Counter(
+            "llm_requests", "Requests by their answer", ["method", "endpoint", "status"], registry=registry
+        )
+        duration = Histogram(
+            "llm_request_duration_seconds",
+            "From the request's head to the answer's last byte",
+            ["method", "endpoint"],
+            buckets=DURATIONS,
+            registry=registry,
+        )
+        latency = Histogram(
+            "llm_generation_latency_seconds",
+            "Until the first byte of an answer (ttft) and until its end (total)",
+            ["metric_type"],
+            buckets=LATENCIES,
+            registry=registry,
+        )
+        errors = Counter("llm_engine_errors", "Failed attempts by kind", ["error_type"], registry=registry)
+        outcomes = Counter("gllm_request_outcomes", "Requests by how they ended", ["outcome"], registry=registry)
+        self._in_progress = Gauge("llm_requests_in_progress", "Requests on their way through", registry=registry)
+        self._tokens = Histogram("llm_generation_tokens", "Tokens in an answer", buckets=TOKENS, registry=registry)
+        self._replicas = Gauge(
+            "gllm_replica_ready", "Whether a replica answers (1) or not (0)", ["replica"], registry=registry
+        )
+        self._ttft = latency.labels("ttft")
+        self._total = latency.labels("total")
+        self._outcomes = {outcome: outcomes.labels(outcome.value) for outcome in Outcome}
+        self._errors = cache(errors.labels)
+        self._answered = cache(lambda method, endpoint, status: requests.labels(method, endpoint, str(status)))
+        self._took = cache(duration.labels)
+
+    def began(self, record: Record) -> None:
+        self._in_progress.inc()
+
+    def ended(self, record: Record) -> None:
+        self._in_progress.dec()
+        self._answered(record.method, record.endpoint, record.status).inc()
+        self._took(record.method, record.endpoint).observe(record.ended - record.began)
+        self._outcomes[record.outcome].inc()
+        if record.first_byte:
+            self._ttft.observe(record.first_byte - record.began)
+            self._total.observe(record.ended - record.began)
+        if record.usage is not None:
+            self._tokens.observe(record.usage.completion_tokens)
+
+    def note(self, event: Event) -> None:
+        match event:
+            case EngineErrorSeen(error=error):
+                self._errors(error).inc()
+            case ReplicaChanged(replica=replica, state=state):
+                self._replicas.labels(replica).set(state == "ready")
+
+    def page(self) -> bytes:
+        return generate_latest(self._registry)

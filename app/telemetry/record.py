@@ -1,0 +1,26 @@
+"""What is known about one request: one wide event, filled on the way through and told once at the end."""
+
+import msgspec
+
+from app.errors import Outcome
+from app.generation import Usage
+
+
+class Record(msgspec.Struct):
+    id: str
+    endpoint: str
+    """The route's own path, never the client's spelling: it becomes a label."""
+    method: str
+    began: float
+    model: str = ""
+    stream: bool = False
+    status: int = 0
+    outcome: Outcome = Outcome.OK
+    error: str = ""
+    """The class of the error, and for an engine's its `detail`; never shown to the client."""
+    detail: str = ""
+    replica: str = ""
+    attempts: int = 0
+    first_byte: float = 0.0
+    ended: float = 0.0
+    usage: Usage | None = None
