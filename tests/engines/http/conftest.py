@@ -1,35 +1,28 @@
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+import trustme
 import uvloop
 
 from app.engines.http import HttpEngine, Limits, Timeouts
 from app.reliability.watch import Watch
-from tests.engines.http.replica import Replica, open_files, turns
+from tests.engines.http.replica import Replica, open_sockets, turns
+from tests.support.clock import FakeClock
+
+TOO_LONG_S = 10.0
+"""No test waits on the wall clock; one that still runs after this hangs."""
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-@dataclass
-class FakeClock:
-    now: float = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock() -> FakeClock:
-    return FakeClock()
+    return FakeClock(now=100.0)
 
 
 @pytest.fixture
@@ -49,20 +42,22 @@ def limits() -> Limits:
 
 @pytest.fixture
 async def nothing_left(watch: Watch) -> AsyncIterator[None]:
-    """No task, no open file, no watched wait and no complaint of the event loop outlives the test."""
+    """No task, no open socket, no watched wait and no complaint of the event loop outlives the test."""
     complaints: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     await turns(2)
-    files, tasks = open_files(), asyncio.all_tasks()
+    sockets = open_sockets()
+    guard = loop.call_later(TOO_LONG_S, lambda: [task.cancel() for task in asyncio.all_tasks()])
     yield
+    guard.cancel()
+    me = {asyncio.current_task()}
     for _ in range(200):
-        if open_files() <= files and asyncio.all_tasks() <= tasks:
+        if open_sockets() <= sockets and asyncio.all_tasks() == me:
             break
         await asyncio.sleep(0)
-    gc.collect()
-    assert open_files() <= files
-    assert asyncio.all_tasks() <= tasks
+    assert open_sockets() <= sockets
+    assert asyncio.all_tasks() == me
     assert len(watch) == 0
     assert complaints == []
 
@@ -81,3 +76,35 @@ async def engine(replica: Replica, watch: Watch, timeouts: Timeouts, limits: Lim
     assert len(watch) == 0, "an exchange has left itself in the watch"
     await engine.aclose()
     assert engine.open_connections == 0
+
+
+# --- https --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The system trusts the test's authority."""
+    with authority.cert_pem.tempfile() as path:
+        monkeypatch.setenv("SSL_CERT_FILE", path)
+        yield
+
+
+@pytest.fixture(scope="session")
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    return _serving(authority, "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def stranger_tls(authority: trustme.CA) -> ssl.SSLContext:
+    return _serving(authority, "another.example")
+
+
+def _serving(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(context)
+    return context

@@ -1,14 +1,14 @@
 """A TCP server that plays scripts, and the values that tests of the HTTP engine share."""
 
 import asyncio
-import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from pathlib import Path
 
 from app.engines.http import HttpEngine
 from app.errors import GatewayError
@@ -21,7 +21,7 @@ class Do(Enum):
     HEAD = auto()
     """Read a request's head, and leave its body alone."""
     PAUSE = auto()
-    """Wait until the test says `go_on`."""
+    """Wait for the test to say `go_on`."""
     END = auto()
     """Half-close: nothing more will be written."""
     RESET = auto()
@@ -50,20 +50,20 @@ class Replica:
     requests: list[bytes] = field(default_factory=list)
     accepted: int = 0
     closed_by_client: int = 0
-    _gates: list[asyncio.Event] = field(default_factory=list)
+    _go: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     _players: set[asyncio.Task[None]] = field(default_factory=set)
 
     def plays(self, *script: Step) -> None:
         self.scripts = [script]
 
     def go_on(self) -> None:
-        for gate in self._gates:
-            gate.set()
-        self._gates.clear()
+        """One script gets past its pause: the one that waits there, or else the next to come there."""
+        self._go.release()
 
     @property
-    def paused(self) -> int:
-        return len(self._gates)
+    def playing(self) -> int:
+        """Connections whose script has not ended."""
+        return len(self._players)
 
     @asynccontextmanager
     async def listening(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> AsyncIterator["Replica"]:
@@ -85,6 +85,8 @@ class Replica:
         self.accepted += 1
         try:
             for step in script:
+                if writer.is_closing():
+                    raise ConnectionResetError
                 await self._play(step, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.closed_by_client += 1
@@ -102,6 +104,8 @@ class Replica:
                 await turns(2)
             case Drip(data):
                 for at in range(len(data)):
+                    if writer.is_closing():
+                        raise ConnectionResetError
                     writer.write(data[at : at + 1])
                     await turns(2)
             case Do.REQUEST | Do.HEAD:
@@ -110,9 +114,7 @@ class Replica:
                 body = b"" if step is Do.HEAD else await reader.readexactly(length)
                 self.requests.append(head + body)
             case Do.PAUSE:
-                gate = asyncio.Event()
-                self._gates.append(gate)
-                await gate.wait()
+                await self._go.acquire()
             case Do.END:
                 writer.write_eof()
             case Do.RESET:
@@ -131,16 +133,15 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def until(true: Callable[[], bool], at_most: int = 20_000) -> None:
-    for _ in range(at_most):
-        if true():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came true")
+def open_sockets() -> int:
+    return sum(_is_socket(path) for path in Path("/proc/self/fd").iterdir())
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except FileNotFoundError:  # the listing itself
+        return False
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------
@@ -188,5 +189,5 @@ def stream(*events: bytes) -> bytes:
     return SSE + CHUNKED + b"".join(map(chunk, events)) + LAST_CHUNK
 
 
-def events(*words: str) -> Iterable[bytes]:
-    return (f"data: {word}\n\n".encode() for word in words)
+def an_event(word: str) -> bytes:
+    return f"data: {word}\n\n".encode()
