@@ -127,13 +127,12 @@ class HttpExchange:
         elif connection is not None and connection.awaited:
             error = EngineStalled() if connection.begun else EngineSilent()
         else:
-            self.due = self._call.expires_at  # what is slow is our own reader
-            return
+            return  # what is slow is our own reader
         self.due = math.inf
         if self._connecting is not None:
             self._verdict = error
             self._connecting.cancel()
-        elif connection is not None and connection.fault is None and not connection.complete:
+        elif connection is not None and not connection.complete:
             connection.drop(error)
 
     # --- the phases -----------------------------------------------------------------------------------------------
