@@ -350,7 +350,11 @@ async def test_an_answer_that_is_whole_before_the_deadline_may_be_read_after_it(
 
 
 async def test_a_call_that_has_expired_is_not_sent(replica: Replica, engine: HttpEngine, watch: Watch) -> None:
-    replica.plays(Do.REQUEST, sized(b"{}"), Do.UNTIL_CLOSED)
+    replica.plays(Do.REQUEST, sized(b"{}"), Do.REQUEST, sized(b"{}"), Do.UNTIL_CLOSED)
     _, error = await failure_of(engine, a_call(expires_at=watch.clock()))
     assert type(error) is DeadlinePassed
     assert replica.accepted == 0
+    await answer_of(engine, a_call())
+    await failure_of(engine, a_call(expires_at=watch.clock()))
+    await turns(20)
+    assert len(replica.requests) == 1
