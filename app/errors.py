@@ -147,8 +147,20 @@ class DeadlinePassed(GatewayError):
 class EngineError(GatewayError):
     """An engine did not do its part."""
 
-    detail = ""
-    """The engine's own words, cut short: for the log alone, since they may carry paths, stacks and keys."""
+    detail: str = ""
+    """What the engine itself said, cut short. For the log only: it may carry stacks and addresses."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(message, param=param, code=code, retry_after=retry_after)
+        self.detail = detail
 
 
 class EngineUnreachable(EngineError):

@@ -44,9 +44,9 @@ class Scripted:
         if self.refuse_with is not None and self.refusals > 0:
             self.refusals -= 1
             raise self.refuse_with
-        self.running += 1
         finished = False
         blocks = self._blocks(call)
+        self.running += 1
 
         async def answer() -> AsyncIterator[bytes]:
             nonlocal finished

@@ -1,0 +1,87 @@
+"""Which models an engine serves: asked rarely and off the data path, so httpx does it."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import msgspec
+
+from app.engines.http.address import Address
+from app.engines.http.limits import Limits, Timeouts
+from app.engines.http.refusals import refusal
+from app.errors import (
+    EngineConnectTimeout,
+    EngineFailed,
+    EngineNonsense,
+    EngineSilent,
+    EngineUnreachable,
+)
+
+ANSWER_S = 5.0
+"""For all of the answer. It is a list in the engine's memory."""
+
+
+class Model(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class Listing(msgspec.Struct):
+    data: list[Model]
+
+
+class Catalogue:
+    def __init__(self, address: Address, timeouts: Timeouts, limits: Limits, api_key: str | None) -> None:
+        self._url = f"{address.url}/v1/models"
+        self._max_bytes = limits.max_answer_bytes
+        self._api_key = api_key
+        self._client = httpx.AsyncClient(
+            headers={"accept": "application/json", "accept-encoding": "identity"}
+            | ({"authorization": f"Bearer {api_key}"} if api_key else {}),
+            timeout=httpx.Timeout(ANSWER_S, connect=min(timeouts.connect_s, ANSWER_S)),
+            limits=httpx.Limits(max_keepalive_connections=0),  # a probe that connects anew proves more
+            verify=address.tls or False,  # False only where no TLS is spoken
+            trust_env=False,
+        )
+
+    async def models(self) -> dict[str, int | None]:
+        with _mapped():
+            async with asyncio.timeout(ANSWER_S), self._client.stream("GET", self._url) as answer:
+                body = await self._read(answer)
+        if answer.status_code != 200:
+            headers = {name.lower(): value for name, value in answer.headers.raw}
+            raise refusal(answer.status_code, headers, body, self._api_key)
+        try:
+            listing = msgspec.json.decode(body, type=Listing)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise EngineNonsense(detail=f"its list of models: {error}") from error
+        return {model.id: model.max_model_len for model in listing.data}
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def _read(self, answer: httpx.Response) -> bytes:
+        body = bytearray()
+        async for piece in answer.aiter_raw():
+            body += piece
+            if len(body) > self._max_bytes:
+                raise EngineNonsense("The engine's answer is larger than the gateway accepts.")
+        return bytes(body)
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except httpx.ConnectTimeout as error:
+        raise EngineConnectTimeout from error
+    except httpx.ConnectError as error:
+        raise EngineUnreachable(detail=str(error)) from error
+    except (httpx.TimeoutException, TimeoutError) as error:
+        raise EngineSilent from error
+    except httpx.RemoteProtocolError as error:
+        kind = EngineFailed if "disconnected" in str(error) or "closed" in str(error) else EngineNonsense
+        raise kind(detail=str(error)) from error
+    except httpx.TransportError as error:
+        raise EngineFailed(detail=str(error)) from error

@@ -1,0 +1,228 @@
+"""One TCP connection to an engine, and the answer that is arriving on it.
+
+It turns bytes into the state of one answer, and knows nothing of time, of pools, or of what the answer means.
+One reader waits for it to change, looks at the state, and waits again.
+"""
+
+import asyncio
+import math
+from typing import Any, Protocol, cast
+
+import httptools
+
+from app.errors import EngineFailed, EngineNonsense, GatewayError
+
+
+class Keeper(Protocol):
+    """Who wants to know which connections are open."""
+
+    def made(self, connection: "Connection") -> None: ...
+
+    def lost(self, connection: "Connection") -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    __slots__ = (
+        "_barren",
+        "_keeper",
+        "_keeps",
+        "_listening",
+        "_loop",
+        "_lost",
+        "_max_header_bytes",
+        "_parser",
+        "_pause_above",
+        "_pieces",
+        "_transport",
+        "_waiter",
+        "begun",
+        "complete",
+        "fault",
+        "headers",
+        "heard",
+        "idle_since",
+        "paused",
+        "size",
+        "status",
+    )
+
+    _transport: asyncio.Transport
+    _loop: asyncio.AbstractEventLoop
+
+    def __init__(self, keeper: Keeper, max_header_bytes: int) -> None:
+        self._keeper = keeper
+        self._max_header_bytes = max_header_bytes
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._lost = False
+        self.idle_since = math.inf
+        self.fault: GatewayError | None = None
+        """Why nothing more will come. What came before it still counts: `complete` is to be looked at first."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Between answers: nothing is asked, nothing may come."""
+        self._listening = False
+        self._keeps = False
+        self._barren = 0
+        self._pause_above = 0
+        self._pieces: list[bytes] = []
+        self.size = 0
+        """Bytes of body that wait for the reader."""
+        self.headers: dict[bytes, bytes] = {}
+        self.status = 0
+        """0 until the final head is there."""
+        self.heard = False
+        """Anything came at all."""
+        self.begun = False
+        """The body has begun."""
+        self.complete = False
+        self.paused = False
+
+    # --- for the reader -------------------------------------------------------------------------------------------
+
+    def send(self, request: bytes, pause_above: int) -> None:
+        self._listening = True
+        self._pause_above = pause_above
+        if self.fault is None:
+            self._transport.write(request)
+
+    def changed(self) -> asyncio.Future[None]:
+        """Done at the next read, or when the connection breaks."""
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
+
+    @property
+    def awaited(self) -> bool:
+        """Someone waits, and nothing has come for them yet."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def take(self) -> bytes:
+        """The body so far, as one piece."""
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._pieces = []
+        self.size = 0
+        if self.paused:
+            self.paused = False
+            if self.fault is None:
+                self._transport.resume_reading()
+        return data
+
+    @property
+    def alive(self) -> bool:
+        return self.fault is None and not self._transport.is_closing()
+
+    @property
+    def reusable(self) -> bool:
+        """The answer is whole, both sides want to go on, and neither has sent a byte that belongs to no one."""
+        return (
+            self.complete
+            and self._keeps
+            and self.alive
+            and not self.paused
+            and self._transport.get_write_buffer_size() == 0
+        )
+
+    def fail(self, error: GatewayError) -> None:
+        """End it now, so that the engine notices too."""
+        if self.fault is None:
+            self.fault = error
+        self._transport.abort()
+        self._wake()
+
+    def drop(self, error: GatewayError) -> None:
+        """As `fail`, and what has not been read is worth nothing any more."""
+        self._pieces = []
+        self.size = 0
+        self.fail(error)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    async def aclose(self) -> None:
+        """Abort, and wait until the socket is closed."""
+        self.abort()
+        while not self._lost:
+            await self.changed()
+
+    # --- for the event loop ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, but not by inheritance
+        self._loop = asyncio.get_running_loop()
+        self._keeper.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._listening:
+            self.fail(EngineNonsense(detail="bytes that belong to no answer"))
+            return
+        self.heard = True
+        self._barren += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.fail(EngineNonsense(detail=f"not HTTP: {error}"))
+            return
+        if self._listening:
+            if self._barren > self._max_header_bytes:
+                self.fail(EngineNonsense("The engine's headers are larger than the gateway accepts."))
+            elif self.size > self._pause_above and not self.paused:
+                self.paused = True
+                self._transport.pause_reading()
+        if self._waiter is not None:
+            self._wake()
+
+    def eof_received(self) -> None:
+        self._ended(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._ended(exc)
+        self._keeper.lost(self)
+        self._parser = None  # it holds our methods: without this only the garbage collector would free us
+
+    def _ended(self, exc: Exception | None) -> None:
+        framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
+        if self._listening and self.status and not framed and exc is None and self.fault is None:
+            self.on_message_complete()  # a body without a length ends where the connection does
+        if self.fault is None:
+            self.fault = EngineFailed(detail=f"the connection was lost: {exc!r}" if exc else "it closed the connection")
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # --- for the parser -------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if not self._listening:
+            raise ValueError("more than one answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200:
+            self.status = status
+        elif status >= 100:
+            self.headers.clear()  # an interim answer
+        else:
+            raise ValueError("no such status")
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self.size += len(body)
+        self._barren = 0
+        self.begun = True
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self._listening = False
+            self.complete = True
+            self._keeps = self._parser.should_keep_alive()

@@ -1,0 +1,121 @@
+"""The composition root: what a gateway consists of, built with plain constructors, bottom floor first."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+
+from app.clock import Clock
+from app.cluster.fleet import Fleet
+from app.cluster.probe import Prober
+from app.cluster.replica import Replica
+from app.engines.base import Engine
+from app.engines.http import HttpEngine
+from app.engines.http import Timeouts as EngineTimeouts
+from app.gateway.admission import Admission
+from app.gateway.behind import fastapi_app, served_paths
+from app.gateway.dispatch import Dispatch
+from app.gateway.edge import Edge, EdgeLimits
+from app.gateway.endpoints import Endpoints
+from app.gateway.intake import Defaults, Intake
+from app.gateway.pipeline import Pipeline
+from app.gateway.protocol import GatewayProtocol
+from app.gateway.routing import POLICIES
+from app.reliability.retry import Retry
+from app.reliability.watch import Watch
+from app.settings import Settings
+from app.telemetry.base import Everyone, Telemetry
+from app.telemetry.logs import LogWriter, RequestLog
+from app.telemetry.prometheus import Metrics
+from app.version import VERSION
+
+
+class Gateway:
+    """One gateway and its parts. `app` is what an ASGI server runs; `protocol` is how ours speaks HTTP."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engines: Mapping[str, Engine] | None = None,
+        *,
+        clock: Clock = time.monotonic,
+        backends: Sequence[Telemetry] = (),
+    ) -> None:
+        """`engines` stand in for those that the settings describe; `backends` are told beside the usual ones."""
+        self.settings = settings
+        self.clock = clock
+        self.watch = Watch(clock)
+        self.metrics = Metrics() if settings.telemetry.metrics else None
+        self.log = LogWriter()
+        self.telemetry = Everyone(*self._telemetry(), *backends)
+        self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
+        self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
+        self.admission = Admission()
+        for name, engine in (self._engines() if engines is None else engines).items():
+            self.fleet.add(Replica(name, engine))
+        retry = Retry(attempts=settings.routing.max_attempts)
+        dispatch = Dispatch(self.fleet, retry, self.telemetry, clock)
+        endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), _unix_now())
+        behind = fastapi_app(endpoints, self._lifespan)
+        pipeline = Pipeline(self.admission, dispatch)
+        limits, paths = self._edge_limits(), served_paths(behind)
+        self.app = Edge(behind, self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
+        edge = settings.edge
+        self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as loops:
+            running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
+            try:
+                yield
+            finally:
+                for loop in running:
+                    loop.cancel()
+                for replica in self.fleet.replicas:
+                    await replica.engine.aclose()
+                self.log.close()
+
+    def _telemetry(self) -> list[Telemetry]:
+        logs = self.settings.logs
+        as_json = logs.format == "json" or (logs.format == "auto" and not sys.stderr.isatty())
+        backends: list[Telemetry] = [self.metrics] if self.metrics is not None else []
+        if logs.level in ("debug", "info"):
+            backends.append(RequestLog(self.log, as_json=as_json))
+        return backends
+
+    def _engines(self) -> dict[str, Engine]:
+        return {_host(url): self._http_engine(url) for url in self.settings.engine.urls}
+
+    def _http_engine(self, url: str) -> HttpEngine:
+        limits = self.settings.timeouts
+        timeouts = EngineTimeouts(limits.connect_s, limits.first_byte_s, limits.idle_s)
+        key = self.settings.engine.api_key
+        return HttpEngine(url, watch=self.watch, timeouts=timeouts, api_key=key.get_secret_value() if key else None)
+
+    def _intake(self) -> Intake:
+        sampling, edge = self.settings.sampling, self.settings.edge
+        defaults = Defaults(sampling.max_tokens, sampling.temperature)
+        return Intake(self.fleet, defaults, edge.max_choices, edge.request_timeout_s)
+
+    def _edge_limits(self) -> EdgeLimits:
+        edge = self.settings.edge
+        return EdgeLimits(
+            max_body_bytes=edge.max_body_bytes,
+            body_timeout_s=edge.body_timeout_s,
+            write_timeout_s=edge.write_timeout_s,
+            anonymous_beyond_loopback=self.settings.listen.allow_anonymous,
+        )
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _unix_now() -> int:
+    return int(datetime.now(UTC).timestamp())

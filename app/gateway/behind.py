@@ -1,0 +1,64 @@
+"""The FastAPI application behind the edge: docs, models, health, metrics, and errors in one shape."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from app.errors import GatewayError, InvalidRequest, UnknownPath, WrongMethod
+from app.gateway.answers import headers_of
+from app.gateway.endpoints import Endpoints
+from app.gateway.openapi import with_hot_paths
+from app.wire.errors import error_json, row_of
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def fastapi_app(endpoints: Endpoints, lifespan: Lifespan) -> FastAPI:
+    app = FastAPI(
+        title="gllm",
+        version=endpoints.version,
+        description="An observable production gateway for language models you run yourself.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.include_router(endpoints.router())
+    app.add_exception_handler(GatewayError, _answer)
+    app.add_exception_handler(HTTPException, _answer)
+    app.add_exception_handler(RequestValidationError, _answer)
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        return app.openapi_schema or with_hot_paths(plain())
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way to extend the document
+    return app
+
+
+def served_paths(app: FastAPI) -> frozenset[str]:
+    """Paths that may become a label: those without a part that a client chooses."""
+    return frozenset(route.path for route in app.routes if isinstance(route, APIRoute) and "{" not in route.path)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    ours = _ours(request, error)
+    response = Response(error_json(ours), row_of(ours).status, media_type="application/json")
+    for name, value in headers_of(ours):
+        response.headers[name.decode()] = value.decode()
+    return response
+
+
+def _ours(request: Request, error: Exception) -> GatewayError:
+    match error:
+        case GatewayError():
+            return error
+        case HTTPException(status_code=404):
+            return UnknownPath()
+        case HTTPException(status_code=405):
+            return WrongMethod(allow=(error.headers or {}).get("Allow", "GET, HEAD"))
+        case _:
+            return InvalidRequest()

@@ -1,0 +1,72 @@
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from app.engines.base import Engine
+from app.engines.scripted import Scripted
+from app.gateway.app import Gateway
+from app.settings import Settings
+from tests.support.asgi import Exchange
+from tests.support.recorder import Recorder
+
+CHAT = "/v1/chat/completions"
+
+
+def asking(**fields: Any) -> dict[str, Any]:
+    return {"model": "demo", "messages": [{"role": "user", "content": "Hello"}], **fields}
+
+
+class House:
+    """A gateway over scripted engines, and everything a test looks at afterwards."""
+
+    def __init__(self, gateway: Gateway, recorder: Recorder, engines: dict[str, Scripted]) -> None:
+        self.gateway = gateway
+        self.recorder = recorder
+        self.engines = engines
+
+    @property
+    def engine(self) -> Scripted:
+        return next(iter(self.engines.values()))
+
+    async def post(self, body: bytes | dict[str, Any], path: str = CHAT, **how: Any) -> Exchange:
+        return await Exchange(path, body, **how).run(self.gateway.app)
+
+    async def get(self, path: str, method: str = "GET") -> Exchange:
+        return await Exchange(path, method=method, headers=[]).run(self.gateway.app)
+
+    def assert_all_given_back(self) -> None:
+        assert self.recorder.in_progress == 0
+        assert self.gateway.admission.inside == 0
+        assert len(self.gateway.watch) == 0
+        assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
+        assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
+
+
+Build = Callable[..., Awaitable[House]]
+
+
+@pytest.fixture
+async def build() -> AsyncIterator[Build]:
+    """`await build(a=Scripted(…), b=…, settings={"MAX_CHOICES": 2})`; every house must be empty in the end."""
+    async with AsyncExitStack() as stack:
+
+        async def make(settings: dict[str, Any] | None = None, **engines: Scripted) -> House:
+            recorder = Recorder()
+            engines = engines or {"only": Scripted()}
+            by_name: dict[str, Engine] = dict(engines)
+            flags = {"LOG_LEVEL": "error", **(settings or {})}
+            gateway = Gateway(Settings.load(env={}, env_file=None, **flags), by_name, backends=[recorder])
+            await gateway.prober.round()
+            house = House(gateway, recorder, engines)
+            stack.callback(gateway.log.close)
+            stack.callback(house.assert_all_given_back)
+            return house
+
+        yield make
+
+
+@pytest.fixture
+async def house(build: Build) -> House:
+    return await build()
