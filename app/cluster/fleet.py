@@ -41,6 +41,9 @@ class Fleet:
         self._replicas.pop(name)
         self._index()
 
+    def find(self, name: str) -> Replica | None:
+        return self._replicas.get(name)
+
     def answered(self, replica: Replica, models: dict[str, int | None]) -> None:
         """A probe found it well."""
         replica.missed_probes = 0

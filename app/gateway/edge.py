@@ -113,7 +113,7 @@ class Edge:
             record.status = row_of(error).status
         except BodyTooSlow as error:
             _failed(record, error)
-            await send_error(send, error, record, close=True)
+            await send_error(send, error, record, close=client.answer_is_last())
 
     async def _way_through(
         self, route: Route, scope: Scope, headers: Headers, client: Lifeline, send: Send, record: Record

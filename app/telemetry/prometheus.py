@@ -14,7 +14,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.errors import Outcome
-from app.telemetry.base import EngineErrorSeen, Event, ReplicaChanged
+from app.telemetry.base import EngineChanged, EngineErrorSeen, Event, ReplicaChanged
 from app.telemetry.record import Record
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -81,6 +81,8 @@ class Metrics:
                 self._errors(error).inc()
             case ReplicaChanged(replica=replica, state=state):
                 self._replicas.labels(replica).set(state == "ready")
+            case EngineChanged():
+                pass  # it shows as its replica's state
 
     def page(self) -> bytes:
         return generate_latest(self._registry)
