@@ -96,6 +96,7 @@ async def _serve(args: argparse.Namespace, engine: "Engine", listener: socket.so
             stop.set()
     finally:
         await engine.stop()
+    tell("stopped")
     return 0
 
 
@@ -175,4 +176,6 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stderr.flush()
+    os._exit(ended)  # all is given back; taking torch apart piece by piece would last longer than the grace time

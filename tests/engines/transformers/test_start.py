@@ -167,4 +167,4 @@ async def test_a_signal_ends_it_politely(small: Running) -> None:
     event = rest[rest.index('data: {"error"') :].splitlines()[0]
     assert json.loads(event.removeprefix("data: "))["error"]["type"] == "api_error"
     assert await asyncio.to_thread(small.process.wait, 10) == 0
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 8
