@@ -49,7 +49,7 @@ class Answer:
         """The one write was the end."""
 
     async def fail(self, error: GatewayError) -> None:
-        await send_error(self._asgi_send, error, self._record, close=not self._client.complete)
+        await send_error(self._asgi_send, error, self._record, close=self._client.answer_is_last())
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Ends when the client has taken it, or the server has room to hold it for the client."""

@@ -23,6 +23,8 @@ class Connection(Protocol):
 
     def abort(self) -> None: ...
 
+    def answer_is_last(self) -> None: ...
+
 
 class Lifeline:
     """As a block: the work inside lasts as long as the client."""
@@ -87,6 +89,12 @@ class Lifeline:
         if self._connection is None:
             self._watcher = asyncio.get_running_loop().create_task(self._listen())
         return body
+
+    def answer_is_last(self) -> bool:
+        """Before an answer: must the connection end with it, because the rest of the request is still on its way?"""
+        if not self.complete and self._connection is not None:
+            self._connection.answer_is_last()
+        return not self.complete
 
     def writing(self, limit_s: float) -> None:
         """A write begins: the client has this long to take it. `due = inf` when it has."""

@@ -18,6 +18,8 @@ from app.reliability.watch import Watch
 from app.wire.errors import error_json, row_of
 
 MAX_HEADERS = 100
+LINGER_S = 2.0
+"""How long a client may go on sending after its last answer."""
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -54,6 +56,16 @@ class GatewayProtocol(HttpToolsProtocol):
         """Close without sending what a stalled reader has not taken."""
         self.transport.abort()
 
+    def answer_is_last(self) -> None:
+        """The client is still sending what nobody will read. Closing on it would take the answer back with a reset."""
+        self._refused = True
+        self.cycle.transport = cast(Transport, _Lingering(self.transport, self._linger))
+
+    def _linger(self) -> None:
+        self.transport.write_eof()
+        self._in_head, self._head_bytes = True, 0
+        self.due = self.watch.clock() + LINGER_S
+
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         if self._refused:
@@ -61,14 +73,32 @@ class GatewayProtocol(HttpToolsProtocol):
         self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.cycle.keep_alive = False  # answered as plain HTTP/1.1; what follows would be another protocol's
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, GatewayError) else MalformedHttp())
         else:
             if self._in_head and self._head_bytes > self.max_head_bytes:
                 self._refuse(HeadersTooLarge())
+
+    def _decline(self, rest: bytes) -> None:
+        """An upgrade (Java's client offers one with every first request) is declined by answering as if not offered.
+
+        The parser has left the body alone, as another protocol's; it is read again without the offer.
+        """
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(MalformedHttp())
+            return
+        kept = [(name, value) for name, value in self.headers if name not in (b"upgrade", b"connection")]
+        head = b"".join(b"%b: %b\r\n" % header for header in kept)
+        request_line = b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(request_line + head + b"\r\n" + rest)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -85,6 +115,8 @@ class GatewayProtocol(HttpToolsProtocol):
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > self.max_head_bytes:
                 raise HeadersTooLarge
+        if self.parser.should_upgrade():
+            return
         self._in_head = False
         self._head_bytes = 0
         self.due = math.inf
@@ -101,9 +133,15 @@ class GatewayProtocol(HttpToolsProtocol):
         """Answer what never became a request, and close. Nothing is written into an answer that has begun."""
         self._refused = True
         self.due = math.inf
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()
-            return
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if (
+                cycle.response_started or not cycle.more_body
+            ):  # an earlier request on this connection waits for its answer
+                self.transport.abort()
+                return
+            cycle.disconnected = True  # its head was well, its body is not: it ends here
+            cycle.message_event.set()
         body = error_json(error)
         headers = [
             *headers_of(error),
@@ -114,4 +152,13 @@ class GatewayProtocol(HttpToolsProtocol):
         ]
         head = b"".join(b"%b: %b\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[row_of(error).status] + head + b"\r\n" + body)
-        self.transport.close()
+        self._linger()
+
+
+class _Lingering:
+    """A transport that says goodbye, and lets the client finish its sentence before it closes."""
+
+    def __init__(self, transport: Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close

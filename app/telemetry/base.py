@@ -24,7 +24,16 @@ class ReplicaChanged:
     reason: str
 
 
-Event = EngineErrorSeen | ReplicaChanged
+@dataclass(frozen=True)
+class EngineChanged:
+    """A process that we started, seen by its launcher."""
+
+    engine: str
+    state: str
+    reason: str
+
+
+Event = EngineErrorSeen | ReplicaChanged | EngineChanged
 
 
 class Telemetry(Protocol):

@@ -1,10 +1,14 @@
 """One line a request and one an event, written by a thread of its own so that a slow terminal slows no request."""
 
+import json
+import re
 import sys
 import threading
+from collections import deque
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from queue import SimpleQueue
 from typing import IO, Any
 
 import msgspec
@@ -13,6 +17,13 @@ from app.telemetry.base import Event
 from app.telemetry.record import Record
 
 _encode = msgspec.json.Encoder().encode
+_QUOTED = re.compile(r"[\s\"'\\]")
+
+FLUSH_S = 0.1
+"""Waking the thread for each line would cost more than the line; this is how late one may be."""
+
+MAX_WAITING = 100_000
+"""Lines kept for a terminal or a pipe that does not take them. Then the oldest are lost, not the requests."""
 
 
 class LogWriter:
@@ -20,80 +31,115 @@ class LogWriter:
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._lines: SimpleQueue[str | None] = SimpleQueue()
-        self.write = self._lines.put
+        self._lines: deque[str] = deque(maxlen=MAX_WAITING)
+        self.write = self._lines.append
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while (line := self._lines.get()) is not None:
-            batch = [line]
-            while not self._lines.empty() and len(batch) < 1_000:
-                following = self._lines.get()
-                if following is None:
-                    self._lines.put(None)
-                    break
-                batch.append(following)
-            self._stream.write("\n".join(batch) + "\n")
-            self._stream.flush()
+        while not self._closing.wait(FLUSH_S):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._lines:
+            batch = [self._lines.popleft() for _ in range(len(self._lines))]
+            with suppress(OSError, ValueError):  # nobody reads any more, or not now: later lines are tried again
+                self._stream.write("\n".join(batch) + "\n")
+                self._stream.flush()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._lines)
 
     def close(self) -> None:
-        self._lines.put(None)
+        self._closing.set()
         self._thread.join(timeout=2)
 
 
-class RequestLog:
-    """Requests and events as lines: JSON for machines, a sentence for a terminal. Never a prompt, never a key."""
+class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_defaults=True):
+    """What is told of a request. Never a prompt, never a key."""
 
-    def __init__(self, writer: LogWriter, *, as_json: bool) -> None:
+    ts: datetime
+    request_id: str
+    method: str
+    endpoint: str
+    status: int
+    outcome: str
+    duration_ms: float
+    model: str = ""
+    stream: bool = False
+    first_byte_ms: float = 0.0
+    replica: str = ""
+    attempts: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str = ""
+    detail: str = ""
+
+    @classmethod
+    def of(cls, record: Record) -> "RequestLine":
+        usage = record.usage
+        return cls(
+            datetime.now(UTC),
+            record.id,
+            record.method,
+            record.endpoint,
+            record.status,
+            record.outcome.value,
+            _ms(record.ended - record.began),
+            record.model,
+            record.stream,
+            _ms(record.first_byte - record.began) if record.first_byte else 0.0,
+            record.replica,
+            record.attempts,
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else 0,
+            record.error,
+            record.detail,
+        )
+
+
+class RequestLog:
+    """Requests and events as lines: JSON for machines, words for a terminal."""
+
+    def __init__(self, writer: LogWriter, *, as_json: bool, unlogged: Collection[str] = ()) -> None:
+        """`unlogged`: endpoints that machines ask every few seconds, whose lines would bury the others."""
         self._write = writer.write
-        self._show = _json_line if as_json else _text_line
+        self._as_json = as_json
+        self._unlogged = unlogged
 
     def began(self, record: Record) -> None:
         """A request is logged once, when it has ended."""
 
     def ended(self, record: Record) -> None:
-        self._write(self._show(_facts(record)))
+        if record.endpoint in self._unlogged:
+            return
+        line = RequestLine.of(record)
+        self._write(_json(line) if self._as_json else _words(msgspec.to_builtins(line)))
 
     def note(self, event: Event) -> None:
-        self._write(self._show({"event": type(event).__name__, **asdict(event)}))
+        facts = {"event": type(event).__name__, "ts": datetime.now(UTC), **asdict(event)}
+        self._write(_json(facts) if self._as_json else _words(msgspec.to_builtins(facts)))
 
 
-def _facts(record: Record) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "event": "request",
-        "request_id": record.id,
-        "method": record.method,
-        "endpoint": record.endpoint,
-        "model": record.model,
-        "stream": record.stream,
-        "status": record.status,
-        "outcome": record.outcome.value,
-        "duration_ms": round((record.ended - record.began) * 1e3, 2),
-    }
-    if record.first_byte:
-        facts["first_byte_ms"] = round((record.first_byte - record.began) * 1e3, 2)
-        facts["replica"] = record.replica
-        facts["attempts"] = record.attempts
-    if record.usage is not None:
-        facts["prompt_tokens"] = record.usage.prompt_tokens
-        facts["completion_tokens"] = record.usage.completion_tokens
-    if record.error:
-        facts["error"] = record.error
-        facts["detail"] = record.detail
-    return facts
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 2)
 
 
-def _json_line(facts: dict[str, Any]) -> str:
-    return _encode({"ts": datetime.now(UTC).isoformat(timespec="milliseconds"), **facts}).decode()
+def _json(facts: Any) -> str:
+    """JSON leaves some characters as they are that move a terminal's cursor, or look like a new line."""
+    text = _encode(facts).decode()
+    return text if text.isprintable() else json.dumps(json.loads(text))
 
 
-def _text_line(facts: dict[str, Any]) -> str:
-    shown = " ".join(f"{name}={_plain(value)}" for name, value in facts.items() if name != "event" and value != "")
-    return f"{datetime.now(UTC):%H:%M:%S} {facts['event']} {shown}"
+def _words(facts: dict[str, Any]) -> str:
+    shown = " ".join(f"{name}={_word(value)}" for name, value in facts.items() if name not in ("event", "ts"))
+    return f"{facts['ts'][11:19]} {facts['event']} {shown}"
 
 
-def _plain(value: Any) -> str:
+def _word(value: Any) -> str:
     """One word, or quoted: a line stays one line, whatever a client put into it."""
     text = str(value)
-    return text if text.isprintable() and " " not in text else _encode(text).decode()
+    return text if text.isprintable() and not _QUOTED.search(text) else json.dumps(text)

@@ -1,0 +1,130 @@
+"""One engine as a child process, with everything that it starts, seen from the gateway."""
+
+import asyncio
+import re
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from app.cluster.launchers.logfile import LogFile
+
+KEEPER = Path(__file__).with_name("keeper.py")
+SLACK_S = 5.0
+"""What a kill may take on top of the grace, before the keeper itself is killed."""
+
+TAIL_LINES = 50
+LONGEST_LINE = 4_096
+ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+
+Told = Callable[[str], None]
+
+
+class EngineProcess:
+    """An `async with` block over a running process: leaving the block ends it, and waits until it has ended."""
+
+    def __init__(self, transport: asyncio.SubprocessTransport, output: "_Output", grace_s: float) -> None:
+        self._transport = transport
+        self._output = output
+        self._grace_s = grace_s
+
+    @classmethod
+    async def start(
+        cls, argv: Sequence[str], env: Mapping[str, str], *, log: LogFile, told: Told, grace_s: float
+    ) -> "EngineProcess":
+        transport, output = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Output(log, told),
+            *(sys.executable, "-I", "-S", str(KEEPER), str(grace_s), *argv),
+            env=env,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        return cls(transport, output, grace_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The keeper's; the engine is its child."""
+        return self._transport.get_pid()
+
+    @property
+    def ended(self) -> bool:
+        return self._output.gone.done()
+
+    @property
+    def tail(self) -> list[str]:
+        return list(self._output.tail)
+
+    async def wait(self) -> int:
+        """Its exit code, once it and everything it started are gone."""
+        await asyncio.shield(self._output.gone)
+        code = self._transport.get_returncode()
+        return 128 + signal.SIGKILL if code is None else code
+
+    async def stop(self) -> None:
+        """End it and wait until it is gone. Whoever cancels this has no time: then there is no grace."""
+        if held := self._transport.get_pipe_transport(0):
+            held.close()
+        try:
+            if not await self._gone_within(self._grace_s + SLACK_S):
+                await self._kill()
+        except asyncio.CancelledError:
+            await self._kill()
+            raise
+        finally:
+            self._transport.close()
+
+    async def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._transport.terminate()
+            if not await self._gone_within(SLACK_S):
+                self._transport.kill()
+                await self._gone_within(SLACK_S)
+
+    async def _gone_within(self, seconds: float) -> bool:
+        done, _ = await asyncio.wait([self._output.gone], timeout=seconds)
+        return bool(done)
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """Reads all that the process says, always: a full pipe would stop it."""
+
+    def __init__(self, log: LogFile, told: Told) -> None:
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._log = log
+        self._told = told
+        self._rest = b""
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._log.write(data)
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-LONGEST_LINE:]
+        for line in lines:
+            self._say(line)
+
+    def _say(self, line: bytes) -> None:
+        """A line that was drawn over itself (a progress bar) counts as it looked in the end."""
+        shown = ANSI.sub(b"", line.rstrip(b"\r").rpartition(b"\r")[2])[:LONGEST_LINE].decode(errors="replace").rstrip()
+        if shown:
+            self.tail.append(shown)
+            self._told(shown)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process has ended, and nobody holds its pipes any more."""
+        self._say(self._rest)
+        if not self.gone.done():
+            self.gone.set_result(None)
