@@ -1,0 +1,327 @@
+"""The HTTP side: OpenAI's endpoints, health and metrics, for one model."""
+
+import asyncio
+import hmac
+import logging
+import math
+import re
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route as Path
+
+from app.engines.transformers import answers
+from app.engines.transformers.choice import Choice
+from app.engines.transformers.engine import Engine, Feed
+from app.engines.transformers.hangup import unless_hung_up
+from app.engines.transformers.orders import Intake, Order
+from app.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    GatewayError,
+    InvalidRequest,
+    MissingKey,
+    Unforeseen,
+    UnknownModel,
+    UnknownPath,
+    WrongKey,
+    WrongMediaType,
+    WrongMethod,
+)
+from app.generation import Route
+from app.wire.errors import error_event, error_json, row_of
+from app.wire.requests import AnyRequest, ChatRequest, CompletionRequest, parse
+from app.wire.sse import DONE
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Handle = Callable[["Exchange"], Awaitable[None]]
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+BODY_TIME_S = 30.0
+STALLED_READER_S = 60.0
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:\-]{1,128}")
+_JSON = [(b"content-type", b"application/json")]
+_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+@dataclass
+class Exchange:
+    """One request and its answer."""
+
+    scope: Scope
+    receive: Receive
+    _send: Send
+    id: str
+    begun: bool = False
+
+    def header(self, name: bytes) -> bytes | None:
+        return next((value for key, value in self.scope["headers"] if key == name), None)
+
+    async def body(self) -> bytes:
+        kind = (self.header(b"content-type") or b"application/json").split(b";")[0].strip().lower()
+        if kind != b"application/json" or self.header(b"content-encoding"):
+            raise WrongMediaType
+        if int(self.header(b"content-length") or 0) > MAX_BODY_BYTES:
+            raise BodyTooLarge
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(BODY_TIME_S):
+                while True:
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > MAX_BODY_BYTES:
+                        raise BodyTooLarge
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise BodyTooSlow from None
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.begun = True
+        named = [*headers, (b"x-request-id", self.id.encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": named})
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        """Waits while the client reads too slowly, but not for ever."""
+        try:
+            async with asyncio.timeout(STALLED_READER_S):
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            raise ClientGone from None
+
+    async def answer(self, data: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] = _JSON) -> None:
+        await self.begin(status, [*headers, (b"content-length", str(len(data)).encode())])
+        await self.write(data, more=False)
+
+    async def fail(self, error: GatewayError) -> None:
+        """Honest JSON while that is possible; then one event, and no `[DONE]`."""
+        if self.begun:
+            await self.write(error_event(error), more=False)
+            return
+        headers = list(_JSON)
+        if error.retry_after is not None:
+            headers.append((b"retry-after", str(math.ceil(error.retry_after)).encode()))
+        if isinstance(error, WrongMethod):
+            headers.append((b"allow", error.allow.encode()))
+        if isinstance(error, MissingKey | WrongKey):
+            headers.append((b"www-authenticate", b"Bearer"))
+        await self.answer(error_json(error), row_of(error).status, headers)
+
+
+class Api:
+    """The endpoints, as plain functions of an exchange."""
+
+    def __init__(self, engine: Engine, version: str) -> None:
+        self._engine = engine
+        self._intake = Intake(engine.model, engine.context)
+        self._version = version
+
+    async def chat(self, exchange: Exchange) -> None:
+        request = await self._parsed(exchange, Route.CHAT)
+        assert isinstance(request, ChatRequest)
+        id_ = f"chatcmpl-{exchange.id}"
+        order = await asyncio.to_thread(self._intake.chat, request, f"{id_}-{secrets.token_hex(4)}")
+        engine = self._engine
+        writer = answers.ChatWriter(order, id_, _now(), engine.name, engine.model.tokens)
+        await self._generate(exchange, order, writer)
+
+    async def completions(self, exchange: Exchange) -> None:
+        request = await self._parsed(exchange, Route.COMPLETIONS)
+        assert isinstance(request, CompletionRequest)
+        id_ = f"cmpl-{exchange.id}"
+        order = await asyncio.to_thread(self._intake.completions, request, f"{id_}-{secrets.token_hex(4)}")
+        engine = self._engine
+        writer = answers.CompletionWriter(order, id_, _now(), engine.name, engine.model.tokens)
+        await self._generate(exchange, order, writer)
+
+    async def embeddings(self, exchange: Exchange) -> None:
+        request: Any = await self._parsed(exchange, Route.EMBEDDINGS)
+        if request.encoding_format not in (None, "float", "base64"):
+            raise InvalidRequest("'encoding_format' is 'float' or 'base64'.", param="encoding_format")
+        prompts = await asyncio.to_thread(self._intake.embeddings, request)
+        vectors = await unless_hung_up(exchange.receive, self._engine.embed(prompts))
+        id_, tokens = f"embd-{exchange.id}", sum(map(len, prompts))
+        packed = request.encoding_format == "base64"
+        await exchange.answer(answers.embeddings_body(self._engine.name, id_, _now(), vectors, tokens, packed=packed))
+
+    async def tokenize(self, exchange: Exchange) -> None:
+        request: Any = await self._parsed(exchange, Route.TOKENIZE)
+        ids = await asyncio.to_thread(self._intake.tokenize, request)
+        names = [self._engine.model.tokens.name(id_) for id_ in ids] if request.return_token_strs else None
+        await exchange.answer(answers.tokenize_body(ids, self._engine.context, names))
+
+    async def detokenize(self, exchange: Exchange) -> None:
+        request: Any = await self._parsed(exchange, Route.DETOKENIZE)
+        ids = self._intake.prompts(request.tokens, "tokens", add_special=False)[0]
+        await exchange.answer(msgspec.json.encode({"prompt": self._engine.model.tokens.decode(ids)}))
+
+    async def models(self, exchange: Exchange) -> None:
+        engine = self._engine
+        await exchange.answer(answers.models_body(engine.name, engine.created, engine.context))
+
+    async def health(self, exchange: Exchange) -> None:
+        await exchange.answer(b"", 200 if self._engine.healthy else 503, [])
+
+    async def version(self, exchange: Exchange) -> None:
+        await exchange.answer(msgspec.json.encode({"version": self._version}))
+
+    async def metrics(self, exchange: Exchange) -> None:
+        kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+        await exchange.answer(self._engine.metrics.page(), headers=[kind])
+
+    # --- generation -----------------------------------------------------------------------------------------------
+
+    async def _parsed(self, exchange: Exchange, route: Route) -> AnyRequest:
+        body = await exchange.body()
+        request = parse(route, body)
+        if request.model is not None and request.model != self._engine.name:
+            raise UnknownModel("This engine serves another model.", param="model")
+        return request
+
+    async def _generate(self, exchange: Exchange, order: Order, writer: answers.Writer) -> None:
+        await unless_hung_up(exchange.receive, self._run(exchange, order, writer))
+
+    async def _run(self, exchange: Exchange, order: Order, writer: answers.Writer) -> None:
+        async with self._engine.generate([choice.job for choice in order.choices]) as feed:
+            if order.stream:
+                await self._stream(exchange, order, writer, feed)
+            else:
+                open_ = len(order.choices)
+                while open_:
+                    open_ -= sum(choice.finish is not None for choice in await self._next(feed, order))
+        if not order.stream:
+            await exchange.answer(writer.answer())
+
+    async def _stream(self, exchange: Exchange, order: Order, writer: answers.Writer, feed: Feed) -> None:
+        open_ = len(order.choices)
+        while open_:
+            touched = await self._next(feed, order)
+            block = b"".join(map(writer.events, touched))
+            open_ -= sum(choice.finish is not None for choice in touched)
+            if not exchange.begun:
+                await exchange.begin(200, _STREAM)
+            if block:
+                await exchange.write(block)
+        last = writer.usage_event() if order.usage_at_end else b""
+        await exchange.write(last + DONE, more=False)
+
+    async def _next(self, feed: Feed, order: Order) -> list[Choice]:
+        """The choices that the next news are about, each once. Those that ended before are not among them."""
+        by_job = order.by_job
+        touched: dict[int, Choice] = {}
+        for news in await feed.next():
+            choice = by_job[news.job.id]
+            if choice.finish:
+                continue
+            choice.take(news)
+            touched[choice.index] = choice
+            if choice.finish == "error":
+                raise Unforeseen("The engine could not finish this request.")
+            if choice.finish and not news.finish:
+                self._engine.stopped(news.job)
+        return list(touched.values())
+
+
+class Edge:
+    """Around everything: the request id, the key, and the one place where errors become answers."""
+
+    def __init__(self, app: Any, api_key: str | None) -> None:
+        self._app = app
+        self._digest = sha256(api_key.encode()).digest() if api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send, _request_id(scope))
+        scope["exchange"] = exchange
+        try:
+            if self._digest is not None and scope["path"] not in _OPEN:
+                self._check_key(exchange, self._digest)
+            await self._app(scope, receive, send)
+        except ClientGone:
+            log.info("request %s: the client is gone", exchange.id)
+        except GatewayError as error:
+            await exchange.fail(error)
+        except Exception:
+            log.exception("request %s failed", exchange.id)
+            await exchange.fail(Unforeseen("The engine failed to handle this request."))
+
+    def _check_key(self, exchange: Exchange, expected: bytes) -> None:
+        given = exchange.header(b"authorization")
+        if given is None:
+            raise MissingKey("This engine needs an API key: send it as 'Authorization: Bearer KEY'.")
+        kind, _, key = given.partition(b" ")
+        if kind.lower() != b"bearer" or not hmac.compare_digest(sha256(key.strip()).digest(), expected):
+            raise WrongKey
+
+
+_OPEN = {"/health", "/version", "/metrics"}
+
+
+def create_app(engine: Engine, *, version: str, api_key: str | None = None) -> FastAPI:
+    api = Api(engine, version)
+    routes: list[tuple[str, str, Handle]] = [
+        ("POST", "/v1/chat/completions", api.chat),
+        ("POST", "/v1/completions", api.completions),
+        ("POST", "/v1/embeddings", api.embeddings),
+        ("POST", "/tokenize", api.tokenize),
+        ("POST", "/detokenize", api.detokenize),
+        ("GET", "/v1/models", api.models),
+        ("GET", "/health", api.health),
+        ("GET", "/version", api.version),
+        ("GET", "/metrics", api.metrics),
+    ]
+    return FastAPI(
+        openapi_url=None,  # the paths above and no others
+        redirect_slashes=False,
+        exception_handlers={HTTPException: _lost},
+        routes=[Path(path, _Endpoint(handle), methods=[method]) for method, path, handle in routes],
+        middleware=[Middleware(Edge, api_key=api_key)],
+    )
+
+
+class _Endpoint:
+    """A handler as the plain ASGI application that the router takes."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._handle(scope["exchange"])
+
+
+def _lost(request: Any, error: Exception) -> Any:
+    """The router's own refusals, raised again as ours."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        raise WrongMethod(allow=(error.headers or {}).get("Allow", "GET"))
+    raise UnknownPath
+
+
+def _request_id(scope: Scope) -> str:
+    for key, value in scope["headers"]:
+        if key == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return secrets.token_hex(16)
+
+
+def _now() -> int:
+    return int(datetime.now(UTC).timestamp())
