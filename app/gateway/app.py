@@ -21,7 +21,7 @@ from app.engines.base import Engine
 from app.engines.http import HttpEngine
 from app.engines.http import Timeouts as EngineTimeouts
 from app.gateway.admission import Admission
-from app.gateway.behind import fastapi_app, served_paths
+from app.gateway.behind import fastapi_app
 from app.gateway.dispatch import Dispatch
 from app.gateway.edge import Edge, EdgeLimits
 from app.gateway.endpoints import Endpoints
@@ -72,7 +72,7 @@ class Gateway:
         endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), _unix_now())
         behind = fastapi_app(endpoints, self._lifespan)
         pipeline = Pipeline(self.admission, dispatch)
-        limits, paths = self._edge_limits(), served_paths(behind)
+        limits, paths = self._edge_limits(), endpoints.paths
         self.app = Edge(behind, self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
         edge = settings.edge
         self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)

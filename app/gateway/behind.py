@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from app.errors import GatewayError, InvalidRequest, UnknownPath, WrongMethod
@@ -37,11 +36,6 @@ def fastapi_app(endpoints: Endpoints, lifespan: Lifespan) -> FastAPI:
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way to extend the document
     return app
-
-
-def served_paths(app: FastAPI) -> frozenset[str]:
-    """Paths that may become a label: those without a part that a client chooses."""
-    return frozenset(route.path for route in app.routes if isinstance(route, APIRoute) and "{" not in route.path)
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """What FastAPI serves: the models, the gateway's health, its metrics. The hot endpoints are in `edge`."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
@@ -52,7 +53,19 @@ class Endpoints:
 
     def router(self) -> APIRouter:
         router = APIRouter()
-        for path, answer, summary in (
+        for path, answer, summary in self._table():
+            router.add_api_route(
+                path, answer, methods=READING, summary=summary, include_in_schema=not path.startswith("/models")
+            )
+        return router
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Those that may become a label: without a part that a client chooses."""
+        return frozenset(path for path, _, _ in self._table() if "{" not in path)
+
+    def _table(self) -> list[tuple[str, Callable[..., Awaitable[Any]], str]]:
+        return [
             ("/", self.root, "What this is"),
             ("/health", self.health, "Health, in a few facts"),
             ("/livez", self.livez, "The process answers"),
@@ -62,11 +75,7 @@ class Endpoints:
             ("/models", self.models, "The models served"),
             ("/v1/models/{model:path}", self.model, "One model"),
             ("/models/{model:path}", self.model, "One model"),
-        ):
-            router.add_api_route(
-                path, answer, methods=READING, summary=summary, include_in_schema=not path.startswith("/models")
-            )
-        return router
+        ]
 
     async def root(self) -> dict[str, str]:
         return {"message": "gllm, a gateway for language models", "version": self.version, "docs": "/docs"}
