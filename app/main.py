@@ -1,11 +1,9 @@
 """`uvicorn app.main:app`: a gateway as the environment and `.env` describe it."""
 
 from functools import cache
+from typing import Any
 
-from app.gateway.answers import Send
 from app.gateway.app import Gateway
-from app.gateway.edge import Scope
-from app.gateway.lifeline import Receive
 from app.settings import BadSetting, Settings
 
 
@@ -17,6 +15,8 @@ def gateway() -> Gateway:
         raise SystemExit(f"gllm: {error}") from None
 
 
-async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Reads the settings when the server starts it, not when it is imported."""
-    await gateway().app(scope, receive, send)
+def __getattr__(name: str) -> Any:
+    """`app` is made when a server asks for it, not when this is imported: imports read no environment."""
+    if name == "app":
+        return gateway().app
+    raise AttributeError(name)

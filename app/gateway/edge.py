@@ -145,7 +145,7 @@ class Edge:
         async def told(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                record.outcome = Outcome.CLIENT_ERROR if 400 <= record.status < 500 else Outcome.OK
+                record.outcome = _outcome_of(record.status)
                 message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
             await send(message)
 
@@ -184,6 +184,12 @@ class Edge:
             return route.value
         path: str = scope["path"]
         return path if path in self._known_paths else "other"
+
+
+def _outcome_of(status: int) -> Outcome:
+    if status < 400:
+        return Outcome.OK
+    return Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_FAILED
 
 
 def _connection(scope: Scope) -> Connection | None:

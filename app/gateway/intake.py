@@ -15,6 +15,7 @@ Headers = Mapping[bytes, bytes]
 
 _DEADLINE = re.compile(rb"[0-9]{1,9}")
 _TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_ANSWERED_IN_TOKENS = (ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest)
 _NO_TRACE = (b"0" * 32, b"0" * 16)
 
 
@@ -42,7 +43,7 @@ class Intake:
         if isinstance(request, Sampled):
             choices = self._choices(request)
             added = self._defaults(request)
-        if isinstance(request, ChatRequest | CompletionRequest | ResponsesRequest | MessagesRequest):
+        if isinstance(request, _ANSWERED_IN_TOKENS):
             stream = bool(request.stream)
             max_tokens = request.output_limit()
         model = self.fleet.resolve(request.model)

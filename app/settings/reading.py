@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 log = logging.getLogger("gllm.settings")
 
@@ -69,11 +69,13 @@ def _in_file(path: Path) -> dict[str, str]:
         raise BadSetting(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}."
         ) from error
-    lines = dotenv_values(stream=StringIO(text), interpolate=False)
-    for name, value in lines.items():
-        if value is None:
-            raise BadSetting(f"{path} has the line {name!r}, which sets nothing; write NAME=value.")
-    return {name.upper(): value or "" for name, value in lines.items()}
+    values: dict[str, str] = {}
+    for line in parse_stream(StringIO(text)):
+        if line.error or (line.key is not None and line.value is None):
+            raise BadSetting(f"{path}, line {line.original.line}, sets nothing: write NAME=value.")
+        if line.key is not None:
+            values[line.key.upper()] = line.value or ""
+    return values
 
 
 def _without_effect(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -197,13 +197,13 @@ class Settings(BaseSettings):
 
         Raises `BadSetting`, whose text is for the person who starts the gateway.
         """
-        branches = {branch: names_of(branch) for branch in cls.model_fields}
-        given = read([name for names in branches.values() for name in names], env, env_file, overrides)
+        names = {branch: names_of(branch) for branch in cls.model_fields}
+        given = read([name for branch in names.values() for name in branch], env, env_file, overrides)
         if "ENGINE_URLS" in given:
             given.setdefault("ENGINE_TYPE", "external")
         try:
             return cls.model_validate(
-                {branch: {name: given[name] for name in names if name in given} for branch, names in branches.items()}
+                {branch: {name: given[name] for name in known if name in given} for branch, known in names.items()}
             )
         except ValidationError as error:
             raise BadSetting("\n".join(sentence(each) for each in error.errors())) from None
@@ -220,7 +220,11 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
+def branches() -> dict[str, type]:
+    return {name: cast(type, info.annotation) for name, info in Settings.model_fields.items()}
+
+
 def names_of(branch: str) -> dict[str, FieldInfo]:
     """The flat names of a branch, in their order."""
-    fields: dict[str, FieldInfo] = vars(Settings.model_fields[branch].annotation)["__pydantic_fields__"]
+    fields: dict[str, FieldInfo] = vars(branches()[branch])["__pydantic_fields__"]
     return {str(info.validation_alias): info for info in fields.values()}

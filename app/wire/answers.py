@@ -1,31 +1,39 @@
 """Reading what an engine answers: only usage, the proper end, and failures; everything else passes as it came.
 
-Each of the three wire dialects ends its streams and counts its tokens in its own way.
+Each of the three wire dialects ends its streams and counts its tokens in its own way. What an engine says is not
+believed blindly: counts that cannot be true are not counts, and what is no JSON at all is nonsense.
 """
 
-from typing import Any
+import re
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Raw
 
-from app.errors import EngineBroken
+from app.errors import EngineBroken, EngineNonsense
 from app.generation import Route, Usage
-from app.wire.sse import data_of, event, split
+from app.wire.edits import remove_field
+from app.wire.sse import data_of, split
+
+DETAIL_CHARS = 500
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
     """OpenAI's two spellings and Anthropic's in one: whichever is there is read."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
+    cache_read_input_tokens: Count | None = None
 
     def merged(self, earlier: Usage | None) -> Usage:
         before = earlier or Usage()
@@ -42,35 +50,59 @@ def _first(*counts: int | None) -> int:
     return next((count for count in counts if count is not None), 0)
 
 
-class _Counted(msgspec.Struct):
-    usage: _Usage | None = None
+class _Whole(msgspec.Struct):
+    usage: Raw = Raw()
 
 
 class _Chunk(msgspec.Struct):
-    usage: _Usage | None = None
-    choices: list[msgspec.Raw] | None = None
+    usage: Raw = Raw()
+    choices: list[Raw] | None = None
 
 
 class _Nested(msgspec.Struct):
     """Where Responses (`response`) and Messages (`message`, or beside it) carry their usage."""
 
-    usage: _Usage | None = None
-    response: _Counted | None = None
-    message: _Counted | None = None
+    usage: Raw = Raw()
+    response: _Whole | None = None
+    message: _Whole | None = None
 
 
-_counted = msgspec.json.Decoder(_Counted).decode
+class _Failure(msgspec.Struct):
+    """OpenAI's form, and the older one of vLLM."""
+
+    error: Raw = Raw()
+    object: Any = None
+
+
+_whole = msgspec.json.Decoder(_Whole).decode
 _chunk = msgspec.json.Decoder(_Chunk).decode
 _nested = msgspec.json.Decoder(_Nested).decode
+_failure = msgspec.json.Decoder(_Failure).decode
+_usage = msgspec.json.Decoder(_Usage).decode
+
+_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
+
+def _there(raw: Raw) -> bool:
+    return bytes(raw) not in (b"", b"null")
+
+
+def _read(raw: Raw, earlier: Usage | None) -> Usage | None:
+    """Usage as far as it is known now."""
+    if not _there(raw):
+        return earlier
+    try:
+        return _usage(raw).merged(earlier)
+    except _UNREADABLE:
+        return earlier
 
 
 def usage_of(body: bytes) -> Usage | None:
-    """What a whole JSON answer says it used; `None` where it says nothing readable."""
+    """What a whole JSON answer says it used, if it says so. An answer that is no JSON object is `EngineNonsense`."""
     try:
-        found = _counted(body).usage
-    except msgspec.DecodeError:
-        return None
-    return found.merged(None) if found else None
+        return _read(_whole(body).usage, None)
+    except _UNREADABLE as error:
+        raise EngineNonsense(detail=_printable(body)) from error
 
 
 class ChatStream:
@@ -79,50 +111,55 @@ class ChatStream:
     def __init__(self, shows_usage: bool) -> None:
         self.usage: Usage | None = None
         self._shows_usage = shows_usage
-        self._last = b""
+        self._ended = False
 
     def read(self, block: bytes) -> bytes:
         """What of `block` the client gets, possibly nothing."""
-        self._last = block
-        if b'"usage"' in block:
-            block = self._count(block)
-        if b'data: {"error"' in block or b'data: {"object":"error"' in block:
-            raise EngineBroken
-        return block
+        shown = b"".join(map(self._count, split(block))) if b'"usage"' in block else block
+        if b'"error"' in block:
+            self._check(block)
+        if b"[DONE]" in block:
+            self._ended = self._ended or any(data_of(one) == b"[DONE]" for one in split(block))
+        return shown
 
     def close(self) -> None:
         """The engine has ended the stream: did it end properly?"""
-        if not self._last.rstrip().endswith(b"data: [DONE]"):
+        if not self._ended:
             raise EngineBroken
 
-    def _count(self, block: bytes) -> bytes:
-        return b"".join(map(self._count_one, split(block)))
-
-    def _count_one(self, one: bytes) -> bytes:
+    def _count(self, one: bytes) -> bytes:
         if b'"usage"' not in one:
             return one
         data = data_of(one)
         try:
             chunk = _chunk(data)
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return one
-        if chunk.usage is None:
+        if not _there(chunk.usage):
             return one
-        self.usage = chunk.usage.merged(self.usage)
+        self.usage = _read(chunk.usage, self.usage)
         if self._shows_usage:
             return one
         if not chunk.choices:
             return b""
-        fields: dict[str, Any] = msgspec.json.decode(data)
-        del fields["usage"]
-        return event(fields)
+        return b"data: %b\n\n" % remove_field(data, "usage").replace(b"\n", b" ")
+
+    def _check(self, block: bytes) -> None:
+        for data in map(data_of, split(block)):
+            if b'"error"' in data:
+                try:
+                    failure = _failure(data)
+                except _UNREADABLE:
+                    continue
+                if _there(failure.error) or failure.object == "error":
+                    raise EngineBroken(detail=_printable(data))
 
 
 class _NamedStream:
     """Responses and Messages: events have names, usage is always shown, and the last one's name is the end."""
 
-    ends: tuple[bytes, ...]
-    failures: tuple[bytes, ...]
+    end: re.Pattern[bytes]
+    failure: re.Pattern[bytes]
 
     def __init__(self, shows_usage: bool) -> None:
         self.usage: Usage | None = None
@@ -132,9 +169,9 @@ class _NamedStream:
         if b'"usage"' in block:
             for one in split(block):
                 self._count(one)
-        if any(name in block for name in self.failures):
-            raise EngineBroken
-        self._ended = self._ended or any(name in block for name in self.ends)
+        if failed := self.failure.search(block):
+            raise EngineBroken(detail=_printable(block[failed.start() :]))
+        self._ended = self._ended or self.end.search(block) is not None
         return block
 
     def close(self) -> None:
@@ -144,21 +181,26 @@ class _NamedStream:
     def _count(self, one: bytes) -> None:
         try:
             found = _nested(data_of(one))
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return
         for part in (found, found.response, found.message):
-            if part is not None and part.usage is not None:
-                self.usage = part.usage.merged(self.usage)
+            if part is not None:
+                self.usage = _read(part.usage, self.usage)
+
+
+def _named(*names: str) -> re.Pattern[bytes]:
+    """A line that gives an event one of these names. Inside JSON no line can begin."""
+    return re.compile(rb"^event: ?(?:%b)\r?$" % "|".join(map(re.escape, names)).encode(), re.MULTILINE)
 
 
 class ResponsesStream(_NamedStream):
-    ends = (b"event: response.completed\n", b"event: response.incomplete\n")
-    failures = (b"event: error\n", b"event: response.failed\n")
+    end = _named("response.completed", "response.incomplete")
+    failure = _named("error", "response.failed")
 
 
 class MessagesStream(_NamedStream):
-    ends = (b"event: message_stop\n",)
-    failures = (b"event: error\n",)
+    end = _named("message_stop")
+    failure = _named("error")
 
 
 AnswerStream = ChatStream | ResponsesStream | MessagesStream
@@ -168,3 +210,8 @@ _STREAMS: dict[Route, type[AnswerStream]] = {Route.RESPONSES: ResponsesStream, R
 
 def stream_reader(route: Route, *, shows_usage: bool) -> AnswerStream:
     return _STREAMS.get(route, ChatStream)(shows_usage)
+
+
+def _printable(said: bytes) -> str:
+    text = said[:DETAIL_CHARS].decode(errors="replace")
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -15,6 +15,13 @@ def add_fields(body: bytes, **fields: Any) -> bytes:
     return b"%b%b%b" % (body[:end], comma, _encode(fields)[1:])
 
 
+def remove_field(body: bytes, name: str) -> bytes:
+    """`body` without this field."""
+    present = _fields(body)
+    present.pop(name, None)
+    return _encode(present)
+
+
 def set_fields(body: bytes, **fields: Any) -> bytes:
     """`body` with these fields in place of its own, which are written anew only where they stand."""
     present: dict[str, Any] = dict(_fields(body))

@@ -1,5 +1,7 @@
 """Server-sent events as bytes: writing one, and cutting a byte stream into blocks of whole ones."""
 
+import re
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -7,6 +9,8 @@ import msgspec
 from app.errors import EngineNonsense
 
 DONE = b"data: [DONE]\n\n"
+
+_BLANK_LINES = re.compile(rb"\n(?:\r?\n)+")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -23,8 +27,8 @@ def data_of(one: bytes) -> bytes:
 
 def split(block: bytes) -> list[bytes]:
     """The single events of a block of whole ones, each with its blank line."""
-    border = b"\r\n\r\n" if b"\r\n\r\n" in block else b"\n\n"
-    return [one + border for one in block.split(border) if one]
+    ends = [border.end() for border in _BLANK_LINES.finditer(block)]
+    return [block[start:end] for start, end in pairwise((0, *ends, len(block))) if start < end]
 
 
 class EventCutter:
@@ -32,26 +36,27 @@ class EventCutter:
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max = max_event_bytes
-        self._torn = b""
+        self._torn = bytearray()
 
     def feed(self, data: bytes) -> bytes:
         """All events that are whole now, possibly none (`b""`)."""
-        if self._torn:
-            data = self._torn + data
-            self._torn = b""
-        if data.endswith(b"\n\n"):
+        torn = self._torn
+        if not torn and data.endswith(b"\n\n"):
             return data
-        end = max(_after(data, b"\n\n"), _after(data, b"\r\n\r\n"))
-        if len(data) - end > self._max:
+        seam = max(len(torn) - 2, 0)  # what was searched already is not searched again
+        torn += data
+        end = max(_after(torn, b"\n\n", seam), _after(torn, b"\n\r\n", seam))
+        block = bytes(torn[:end])
+        del torn[:end]
+        if len(torn) > self._max:
             raise EngineNonsense("The engine sent an event larger than the gateway accepts.")
-        self._torn = data[end:]
-        return data[:end]
+        return block
 
     def rest(self) -> bytes:
         """What is left when the stream has ended: an event that never got its blank line."""
-        return self._torn
+        return bytes(self._torn)
 
 
-def _after(data: bytes, border: bytes) -> int:
-    at = data.rfind(border)
+def _after(data: bytearray, border: bytes, start: int) -> int:
+    at = data.rfind(border, start)
     return 0 if at < 0 else at + len(border)

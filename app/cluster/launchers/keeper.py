@@ -3,9 +3,10 @@
     python keeper.py GRACE_S COMMAND...
 
 Its standard input is a pipe that the gateway holds and never writes to. When that pipe ends, because the gateway
-closed it or because the gateway is dead, however it died, the engine's group gets SIGTERM, GRACE_S to obey, and
-SIGKILL. Processes that the engine started and left behind are adopted here (Linux: child subreaper) and killed too.
-Only then does the keeper end, with the engine's exit code. SIGTERM to the keeper means the same without the grace.
+closed it or because the gateway is dead, however it died, the engine's group gets SIGTERM, GRACE_S to obey (less if
+the gateway is dead), and SIGKILL. Processes that the engine started and left behind are adopted here (Linux: child
+subreaper) and killed too. Only then does the keeper end, with the engine's exit code. SIGTERM to the keeper means no
+grace at all.
 
 A script of its own with the standard library only: it is up in milliseconds, and forking in it is safe since it has
 one thread, which cannot be said of the gateway.
@@ -22,17 +23,23 @@ from contextlib import suppress
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 NOT_STARTED = 127
+ORPHAN_GRACE_S = 2.0
+"""Nobody waits for an orphan, and its port and GPU are wanted."""
 
 
 def main(grace_s: float, command: list[str]) -> int:
-    wakes = _wake_on(signal.SIGCHLD, signal.SIGTERM)
+    wakes = _wake_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     engine = _start(command)
     held, kill_at = True, float("inf")
     while (code := _exit_code(engine)) is None:
         left = max(0.0, kill_at - time.monotonic())
         readable, _, _ = select.select([wakes, *([0] if held else [])], [], [], None if left == float("inf") else left)
-        if wakes in readable and signal.SIGTERM in os.read(wakes, 512):
+        arrived = os.read(wakes, 512) if wakes in readable else b""
+        if signal.SIGHUP in arrived:
+            kill_at = min(kill_at, time.monotonic() + ORPHAN_GRACE_S)
+        if signal.SIGTERM in arrived:
             kill_at = 0.0
         if 0 in readable and not os.read(0, 512):
             held = False
@@ -67,7 +74,7 @@ def _start(command: list[str]) -> int:
         return engine
     try:
         os.setpgid(0, 0)
-        for each in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
+        for each in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
             signal.signal(each, signal.SIG_DFL)
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == keeper:  # else it died before the line above

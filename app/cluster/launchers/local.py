@@ -22,7 +22,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from app.clock import Clock
 from app.cluster.launchers.logfile import LogFile
-from app.cluster.launchers.plan import HOST, Build, Launch, Machine, plan
+from app.cluster.launchers.plan import HOST, Build, Launch, Machine, missing, plan
 from app.cluster.launchers.ports import Ports
 from app.cluster.launchers.process import EngineProcess
 from app.settings import Engine
@@ -115,6 +115,8 @@ class LocalLauncher:
             await self._changed.wait()
 
     async def __aenter__(self) -> Self:
+        if self._build is None and (lacking := missing(self._engine)):
+            raise EngineDidNotStart(lacking, [])
         async with AsyncExitStack() as stack:
             ports = Ports(HOST, self._engine.port_start)
             stack.callback(ports.close)

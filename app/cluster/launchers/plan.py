@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from app.engines.vllm import command as vllm
@@ -74,10 +75,20 @@ def transformers(engine: Engine, place: Place) -> tuple[list[str], dict[str, str
 
 def vllm_serve(engine: Engine, place: Place) -> tuple[list[str], dict[str, str]]:
     argv = vllm.arguments(engine, host=HOST, port=place.port, gpus=len(place.gpus or ()), on_cpu=place.on_cpu)
-    return [vllm.executable(), *argv], vllm.environment(engine, on_cpu=place.on_cpu, threads=place.threads)
+    return [vllm.executable() or "vllm", *argv], vllm.environment(engine, on_cpu=place.on_cpu, threads=place.threads)
 
 
 BUILDS: Mapping[str, Build] = {"transformers": transformers, "vllm": vllm_serve}
+
+
+def missing(engine: Engine) -> str | None:
+    """What must be installed first, as a sentence. Nothing is imported to find out."""
+    match engine.type:
+        case "transformers" if not all(find_spec(name) for name in ("torch", "transformers")):
+            return "ENGINE_TYPE=transformers needs PyTorch and Transformers: pip install 'gllm[transformers]'."
+        case "vllm" if vllm.executable() is None:
+            return "ENGINE_TYPE=vllm needs vLLM beside the gateway: pip install 'gllm[vllm]'."
+    return None
 
 
 def plan(engine: Engine, machine: Machine, ports: Iterator[int], build: Build | None = None) -> tuple[Launch, ...]:

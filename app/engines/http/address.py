@@ -29,6 +29,7 @@ def parse(base_url: str) -> Address:
         raise ValueError(f"An engine's URL must look like http://HOST:PORT or https://HOST, not {base_url!r}.")
     if url.username is not None or url.query or url.fragment:
         raise ValueError("An engine's URL takes no user name, query or fragment; its key is a setting of its own.")
+    url.hostname.encode("idna")  # what no resolver would take is refused here
     usual = 443 if url.scheme == "https" else 80
     port = usual if url.port is None else url.port
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname

@@ -6,30 +6,22 @@ One reader waits for it to change, looks at the state, and waits again.
 
 import asyncio
 import math
-from typing import Any, Protocol, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import httptools
 
 from app.errors import EngineFailed, EngineNonsense, GatewayError
 
 
-class Keeper(Protocol):
-    """Who wants to know which connections are open."""
-
-    def made(self, connection: "Connection") -> None: ...
-
-    def lost(self, connection: "Connection") -> None: ...
-
-
 class Connection(asyncio.Protocol):
     __slots__ = (
         "_barren",
-        "_keeper",
         "_keeps",
         "_listening",
         "_loop",
-        "_lost",
         "_max_header_bytes",
+        "_on_lost",
         "_parser",
         "_pause_above",
         "_pieces",
@@ -41,6 +33,7 @@ class Connection(asyncio.Protocol):
         "headers",
         "heard",
         "idle_since",
+        "open",
         "paused",
         "size",
         "status",
@@ -49,12 +42,12 @@ class Connection(asyncio.Protocol):
     _transport: asyncio.Transport
     _loop: asyncio.AbstractEventLoop
 
-    def __init__(self, keeper: Keeper, max_header_bytes: int) -> None:
-        self._keeper = keeper
+    def __init__(self, max_header_bytes: int, on_lost: Callable[["Connection"], None]) -> None:
         self._max_header_bytes = max_header_bytes
+        self._on_lost = on_lost
         self._parser: Any = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
-        self._lost = False
+        self.open = False
         self.idle_since = math.inf
         self.fault: GatewayError | None = None
         """Why nothing more will come. What came before it still counts: `complete` is to be looked at first."""
@@ -142,8 +135,9 @@ class Connection(asyncio.Protocol):
 
     async def aclose(self) -> None:
         """Abort, and wait until the socket is closed."""
-        self.abort()
-        while not self._lost:
+        if self.open:
+            self.abort()
+        while self.open:
             await self.changed()
 
     # --- for the event loop ---------------------------------------------------------------------------------------
@@ -151,7 +145,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, but not by inheritance
         self._loop = asyncio.get_running_loop()
-        self._keeper.made(self)
+        self.open = True
 
     def data_received(self, data: bytes) -> None:
         if not self._listening:
@@ -177,9 +171,9 @@ class Connection(asyncio.Protocol):
         self._ended(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
+        self.open = False
         self._ended(exc)
-        self._keeper.lost(self)
+        self._on_lost(self)
         self._parser = None  # it holds our methods: without this only the garbage collector would free us
 
     def _ended(self, exc: Exception | None) -> None:

@@ -25,7 +25,8 @@ from app.reliability.watch import Watch
 from app.wire.sse import EventCutter
 
 REFUSAL_BYTES = 64 * 1024
-"""As much of an error's body as is read."""
+REFUSAL_S = 1.0
+"""As much of an error's body is read, for so long. The status alone says what to do; the rest is for the log."""
 
 
 class HttpExchange:
@@ -132,7 +133,7 @@ class HttpExchange:
         if self._connecting is not None:
             self._verdict = error
             self._connecting.cancel()
-        elif connection is not None and not connection.complete:
+        elif connection is not None and connection.fault is None and not connection.complete:
             connection.drop(error)
 
     # --- the phases -----------------------------------------------------------------------------------------------
@@ -191,11 +192,8 @@ class HttpExchange:
 
     async def _refused(self, connection: Connection) -> EngineError:
         """What the engine's error means, read from as much of it as comes."""
-        while not connection.complete and connection.fault is None:
-            if connection.paused or connection.size >= REFUSAL_BYTES:
-                break
-            if connection.begun:
-                self._allow(self._timeouts.idle_s)
+        self._allow(min(self._timeouts.idle_s, REFUSAL_S))
+        while not (connection.complete or connection.fault or connection.paused or connection.size >= REFUSAL_BYTES):
             await connection.changed()
         if isinstance(connection.fault, DeadlinePassed):
             raise connection.fault

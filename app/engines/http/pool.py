@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 
 from app.clock import Clock
 from app.engines.http.address import Address
@@ -40,9 +41,10 @@ class Pool:
 
     async def connect(self) -> Connection:
         tls = self._address.tls
+        connection = Connection(self._limits.max_header_bytes, on_lost=self._forget)
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self, self._limits.max_header_bytes),
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection,
                 self._address.host,
                 self._address.port,
                 ssl=tls,
@@ -50,6 +52,8 @@ class Pool:
             )
         except OSError as error:  # ssl's and the resolver's errors are OSErrors too
             raise EngineUnreachable(detail=str(error)) from error
+        if connection.open:
+            self._open.add(connection)
         return connection
 
     def give_back(self, connection: Connection) -> bool:
@@ -71,10 +75,7 @@ class Pool:
         for connection in list(self._open):
             await connection.aclose()
 
-    def made(self, connection: Connection) -> None:
-        self._open.add(connection)
-
-    def lost(self, connection: Connection) -> None:
+    def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)
-        if connection in self._idle:
+        with suppress(ValueError):
             self._idle.remove(connection)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI
@@ -44,12 +44,14 @@ from app.wire.sse import DONE
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Handle = Callable[["Exchange"], Awaitable[None]]
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+LONG_BODY_BYTES = 8 * 1024
 BODY_TIME_S = 30.0
 STALLED_READER_S = 60.0
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:\-]{1,128}")
@@ -65,6 +67,7 @@ class Exchange:
     receive: Receive
     _send: Send
     id: str
+    size: int = 0
     begun: bool = False
 
     def header(self, name: bytes) -> bytes | None:
@@ -74,10 +77,10 @@ class Exchange:
         kind = (self.header(b"content-type") or b"application/json").split(b";")[0].strip().lower()
         if kind != b"application/json" or self.header(b"content-encoding"):
             raise WrongMediaType
-        if int(self.header(b"content-length") or 0) > MAX_BODY_BYTES:
+        declared = self.header(b"content-length") or b"0"
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
             raise BodyTooLarge
         parts: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(BODY_TIME_S):
                 while True:
@@ -85,8 +88,8 @@ class Exchange:
                     if message["type"] == "http.disconnect":
                         raise ClientGone
                     parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > MAX_BODY_BYTES:
+                    self.size += len(parts[-1])
+                    if self.size > MAX_BODY_BYTES:
                         raise BodyTooLarge
                     if not message.get("more_body"):
                         return b"".join(parts)
@@ -137,7 +140,7 @@ class Api:
         request = await self._parsed(exchange, Route.CHAT)
         assert isinstance(request, ChatRequest)
         id_ = f"chatcmpl-{exchange.id}"
-        order = await asyncio.to_thread(self._intake.chat, request, f"{id_}-{secrets.token_hex(4)}")
+        order = await self._off_loop(exchange, self._intake.chat, request, f"{id_}-{secrets.token_hex(4)}")
         engine = self._engine
         writer = answers.ChatWriter(order, id_, _now(), engine.name, engine.model.tokens)
         await self._generate(exchange, order, writer)
@@ -146,7 +149,7 @@ class Api:
         request = await self._parsed(exchange, Route.COMPLETIONS)
         assert isinstance(request, CompletionRequest)
         id_ = f"cmpl-{exchange.id}"
-        order = await asyncio.to_thread(self._intake.completions, request, f"{id_}-{secrets.token_hex(4)}")
+        order = await self._off_loop(exchange, self._intake.completions, request, f"{id_}-{secrets.token_hex(4)}")
         engine = self._engine
         writer = answers.CompletionWriter(order, id_, _now(), engine.name, engine.model.tokens)
         await self._generate(exchange, order, writer)
@@ -155,7 +158,7 @@ class Api:
         request: Any = await self._parsed(exchange, Route.EMBEDDINGS)
         if request.encoding_format not in (None, "float", "base64"):
             raise InvalidRequest("'encoding_format' is 'float' or 'base64'.", param="encoding_format")
-        prompts = await asyncio.to_thread(self._intake.embeddings, request)
+        prompts = await self._off_loop(exchange, self._intake.embeddings, request)
         vectors = await unless_hung_up(exchange.receive, self._engine.embed(prompts))
         id_, tokens = f"embd-{exchange.id}", sum(map(len, prompts))
         packed = request.encoding_format == "base64"
@@ -163,7 +166,7 @@ class Api:
 
     async def tokenize(self, exchange: Exchange) -> None:
         request: Any = await self._parsed(exchange, Route.TOKENIZE)
-        ids = await asyncio.to_thread(self._intake.tokenize, request)
+        ids = await self._off_loop(exchange, self._intake.tokenize, request)
         names = [self._engine.model.tokens.name(id_) for id_ in ids] if request.return_token_strs else None
         await exchange.answer(answers.tokenize_body(ids, self._engine.context, names))
 
@@ -185,6 +188,12 @@ class Api:
     async def metrics(self, exchange: Exchange) -> None:
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         await exchange.answer(self._engine.metrics.page(), headers=[kind])
+
+    async def _off_loop(self, exchange: Exchange, make: Callable[..., T], *args: Any) -> T:
+        """Tokenising a long text would keep everybody waiting; handing over a short one would cost more than it does."""
+        if exchange.size < LONG_BODY_BYTES:
+            return make(*args)
+        return await asyncio.to_thread(make, *args)
 
     # --- generation -----------------------------------------------------------------------------------------------
 

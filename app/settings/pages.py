@@ -1,0 +1,83 @@
+"""What is said about the settings outside the code: `.env.example` and the page of the documentation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from app.settings.reading import WITHOUT_EFFECT, WITHOUT_EFFECT_PREFIX
+from app.settings.tree import branches, demo_model, names_of
+
+WRITTEN_BY = "`make docs` writes this file from `app/settings/`."
+
+
+def pages() -> dict[str, str]:
+    """Each page's place in the checkout, and its text."""
+    return {".env.example": env_example(), "docs/configuration.md": configuration()}
+
+
+def env_example() -> str:
+    lines = [
+        "# Settings of gllm, each with its default. Copy this file to .env and uncomment what you change.",
+        f"# The environment wins over .env, and flags win over both. {WRITTEN_BY}",
+    ]
+    for title, name, info in _settings():
+        if title:
+            lines += ["", f"# {title}"]
+        lines += ["", *(f"# {line}" for line in wrap(str(info.description), 100)), f"# {name}={_default(info)}"]
+    return "\n".join(lines) + "\n"
+
+
+def configuration() -> str:
+    lines = [
+        "# Configuration",
+        "",
+        "Flags of `gllm serve` win over the environment, the environment over `.env` in the working directory, `.env`",
+        "over the defaults. A value that cannot be stops the start with a sentence that names it. So does a name in",
+        "`.env` that is no setting, and one in the environment that is nearly one.",
+    ]
+    for title, name, info in _settings():
+        if title:
+            lines += ["", f"## {title}", "", "| Setting | Default | |", "| --- | --- | --- |"]
+        default = _default(info)
+        lines.append(f"| `{name}` | {f'`{default}`' if default else ''} | {info.description} |")
+    idle = ", ".join(f"`{name}`" for name in sorted(WITHOUT_EFFECT))
+    lines += [
+        "",
+        "## Without effect yet",
+        "",
+        f"Accepted, and told once at the start: {idle}, and every name that begins with `{WITHOUT_EFFECT_PREFIX}`.",
+        "",
+        f"*{WRITTEN_BY}*",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _settings() -> Iterator[tuple[str, str, FieldInfo]]:
+    """In their order; the first of a branch comes with the branch's title."""
+    for branch, kind in branches().items():
+        title = (kind.__doc__ or "").strip().rstrip(".")
+        for name, info in names_of(branch).items():
+            yield title, name, info
+            title = ""
+
+
+def _default(info: FieldInfo) -> str:
+    value: Any = info.get_default(call_default_factory=True, validated_data={})
+    match value:
+        case None | () | "":
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case _:
+            return "models/demo" if value == demo_model() else str(value)
+
+
+def write(checkout: Path) -> None:
+    for place, text in pages().items():
+        (checkout / place).parent.mkdir(exist_ok=True)
+        (checkout / place).write_text(text, encoding="utf-8")

@@ -1,0 +1,3 @@
+"""What people import and type: `gllm serve`."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,72 @@
+"""`gllm serve`: a gateway and its engines, from settings and flags, until Ctrl+C."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+USAGE, FAILED = 2, 1
+
+FLAGS = {
+    "--host": ("host", "address to listen on (HOST, default 127.0.0.1)"),
+    "--port": ("port", "port to listen on (PORT, default 8000)"),
+    "--engine": ("engine_type", "transformers, vllm or external (ENGINE_TYPE)"),
+    "--model": ("model_name", "model to load: a folder or a hub name (MODEL_NAME, default: the demo model)"),
+    "--replicas": ("engine_replicas", "how many engines to start (ENGINE_REPLICAS)"),
+    "--gpus": ("gpus", "GPUs for the engines, such as 0,1, or none (GPUS)"),
+    "--log-level": ("log_level", "debug, info, warning or error (LOG_LEVEL)"),
+    "--log-format": ("log_format", "auto, json or text (LOG_FORMAT)"),
+}
+"""A flag is a setting by another name, and wins over the environment and `.env`."""
+
+
+def add_to(commands: argparse._SubParsersAction[Any]) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "serve",
+        help="start a gateway and its engines",
+        description="Start a gateway and its engines. Ctrl+C stops both.",
+        epilog="Every flag is also a setting, and there are more: docs/configuration.md, .env.example.",
+    )
+    for flag, (setting, text) in FLAGS.items():
+        parser.add_argument(flag, dest=setting, metavar=flag.rpartition("-")[2].upper(), help=text)
+    parser.add_argument(
+        "--engine-url",
+        dest="engine_urls",
+        action="append",
+        metavar="URL",
+        help="a running OpenAI-compatible server to use; may be repeated (ENGINE_URLS)",
+    )
+    parser.add_argument(
+        "--allow-anonymous",
+        action="store_const",
+        const=True,
+        help="let callers without a key use a gateway beyond loopback (ALLOW_ANONYMOUS)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from app.settings import BadSetting
+
+    try:
+        settings = settings_from(args)
+    except BadSetting as error:
+        print(f"gllm: {error}", file=sys.stderr)
+        return USAGE
+    from gllm.cli.serving import serve
+
+    return serve(settings)
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    from app.settings import Settings
+
+    flags = {name: value for name, value in vars(args).items() if name != "run"}
+    if args.engine_urls:
+        flags["engine_urls"] = ",".join(args.engine_urls)
+        flags["engine_type"] = args.engine_type or "external"
+    return Settings.load(**flags)

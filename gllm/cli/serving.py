@@ -1,0 +1,178 @@
+"""Runs a gateway until it is told to stop: the socket, the server, the signals, and what a person sees of it."""
+
+import asyncio
+import json
+import logging
+import math
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
+
+import uvicorn
+import uvloop
+
+from app.cluster.launchers.plan import missing
+from app.gateway.app import Gateway
+from app.settings import Listen, Settings
+from app.version import VERSION
+from gllm.cli.screen import Progress, Screen
+
+STOPPED, FAILED, KILLED = 0, 1, 130
+
+KEEP_ALIVE_S = 75
+BACKLOG = 4_096
+TAIL_SHOWN = 12
+
+
+class CannotServe(Exception):
+    """The text is a sentence for the person who starts the gateway."""
+
+
+def serve(settings: Settings) -> int:
+    _log_warnings(settings)
+    screen = Screen(sys.stderr) if sys.stderr.isatty() else None
+    if screen is not None:
+        sys.stderr = screen
+    try:
+        with listening(settings.listen) as listener:
+            return uvloop.run(Serving(settings, listener, Progress(screen)).run())
+    except CannotServe as error:
+        print(f"gllm: {error}", file=sys.stderr)
+        return FAILED
+
+
+@contextmanager
+def listening(listen: Listen) -> Iterator[socket.socket]:
+    """The address is ours, or is refused, before a model is loaded for it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CannotServe(f"HOST={listen.host} is not an address: {error.strerror}.") from None
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise CannotServe(_why_not(listen, error)) from None
+        yield listener
+
+
+def _why_not(listen: Listen, error: OSError) -> str:
+    match error.errno:
+        case code if code == EADDRINUSE:
+            other = listen.port + 1 if listen.port < 65_535 else 0
+            return f"Port {listen.port} on {listen.host} is taken. Stop what uses it, or add: --port {other}"
+        case code if code == EACCES:
+            return f"Port {listen.port} is reserved to the system's administrator. Choose one above 1023."
+        case code if code == EADDRNOTAVAIL:
+            return f"HOST={listen.host} is not an address of this machine."
+    return f"Cannot listen on {listen.host}:{listen.port}: {error.strerror}."
+
+
+class Serving:
+    def __init__(self, settings: Settings, listener: socket.socket, progress: Progress) -> None:
+        if lacking := missing(settings.engine):
+            raise CannotServe(lacking)
+        self._settings = settings
+        self._listener = listener
+        self._url = _url(listener)
+        self._progress = progress
+        self._said: deque[str] = deque(maxlen=TAIL_SHOWN)
+        self._gateway = Gateway(settings, on_progress=self._engine_says)
+        self._server = _Server(_config(settings, self._gateway))
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        async with asyncio.TaskGroup() as tasks:
+            greeting = tasks.create_task(self._greet())
+            try:
+                await self._server.serve(sockets=[self._listener])
+            finally:
+                greeting.cancel()
+        self._progress.done()
+        if self._gateway.failure:
+            raise CannotServe(self._explained(self._gateway.failure))
+        return STOPPED
+
+    async def _greet(self) -> None:
+        """Say where the gateway is, and how to talk to it, once there is somebody to talk to."""
+        while not self._gateway.fleet.ready:
+            self._progress.tick()
+            await asyncio.sleep(0.1)
+        if not self._server.should_exit:
+            self._progress.done()
+            print(greeting(self._url, list(self._gateway.fleet.models), self._progress.seconds), flush=True)
+
+    def _engine_says(self, name: str, line: str) -> None:
+        self._said.append(line)
+        self._progress.line(name, line)
+
+    def _stop(self) -> None:
+        if self._server.should_exit:  # asked twice
+            self._progress.done()
+            os._exit(KILLED)  # the keepers notice, and end the engines
+        self._server.should_exit = True
+        self._progress.done()
+        if not self._gateway.failure:
+            print("\nStopping. Running answers may finish; once more stops at once.", flush=True)
+
+    def _explained(self, failure: str) -> str:
+        said = "".join(f"\n  | {line}" for line in self._said)
+        return f"{failure}{said}\n  Everything it said: {self._settings.engine.state_dir / 'logs'}"
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ours are set already; uvicorn would raise each once more at the end, and so spoil the exit code."""
+        yield
+
+
+def _config(settings: Settings, gateway: Gateway) -> uvicorn.Config:
+    return uvicorn.Config(
+        gateway.app,
+        http=gateway.protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(settings.listen.drain_s),
+    )
+
+
+def _log_warnings(settings: Settings) -> None:
+    level = logging.DEBUG if settings.logs.level == "debug" else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+
+
+def _url(listener: socket.socket) -> str:
+    """Where a person on this machine reaches it."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def greeting(url: str, models: list[str], seconds: float) -> str:
+    question = {"role": "user", "content": "What is continuous batching?"}
+    body = shlex.quote(json.dumps({"model": models[0], "stream": True, "messages": [question]}))
+    return (
+        f"\ngllm {VERSION} serves {', '.join(models)} at {url} (ready after {seconds:.1f} s, docs at {url}/docs)\n\n"
+        f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d {body}\n\n"
+        "Ctrl+C stops it."
+    )

@@ -1,0 +1,85 @@
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.cluster.launchers import plan as planning
+from app.cluster.launchers.plan import Launch, Machine, missing, plan
+from app.engines.vllm import command as vllm
+from app.settings import Engine
+
+GPUS = Machine(has_gpu=True, cores=16)
+CPU = Machine(has_gpu=False, cores=4)
+BEHIND_VENV = "/opt/bin/vllm"
+
+
+@pytest.fixture(autouse=True)
+def vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "executable", lambda: BEHIND_VENV)
+
+
+def planned(engine: Engine, machine: Machine = CPU) -> tuple[Launch, ...]:
+    return plan(engine, machine, itertools.count(8100))
+
+
+def test_a_transformers_engine_is_our_own_module_in_this_python() -> None:
+    (launch,) = planned(Engine(model="Qwen/Qwen3-0.6B", args=("--max-queue", "8")))
+    assert launch.argv[:4] == (sys.executable, "-P", "-m", "app.engines.transformers")
+    assert " ".join(launch.argv[4:]) == (
+        "--model Qwen/Qwen3-0.6B --served-model-name Qwen/Qwen3-0.6B --host 127.0.0.1 --port 8100 --device auto "
+        "--max-queue 8"
+    )
+
+
+def test_a_vllm_engine_is_its_own_command() -> None:
+    (launch,) = planned(Engine(type="vllm", model="m", gpus=("0", "1"), args=("--max-model-len", "8192")), GPUS)
+    assert " ".join(launch.argv) == (
+        "/opt/bin/vllm serve m --host 127.0.0.1 --port 8100 --served-model-name m --uvicorn-log-level warning "
+        "--enable-prompt-tokens-details --tensor-parallel-size 2 --max-model-len 8192"
+    )
+    assert launch.env_defaults == {"VLLM_NO_USAGE_STATS": "1"}
+
+
+def test_vllm_is_told_that_it_is_on_a_cpu_only_where_it_is() -> None:
+    for engine, machine in [(Engine(type="vllm", gpus=()), GPUS), (Engine(type="vllm"), CPU)]:
+        (launch,) = planned(engine, machine)
+        assert launch.env_defaults["VLLM_TARGET_DEVICE"] == "cpu"
+        assert "--enforce-eager" in launch.argv
+    (launch,) = planned(Engine(type="vllm"), GPUS)
+    assert "VLLM_TARGET_DEVICE" not in launch.env_defaults
+
+
+def test_a_local_model_needs_no_hub(tmp_path: Path) -> None:
+    (launch,) = planned(Engine(type="vllm", model=str(tmp_path)))
+    assert launch.env_defaults["HF_HUB_OFFLINE"] == "1"
+
+
+def test_replicas_get_their_own_port_and_their_share_of_the_gpus() -> None:
+    launches = planned(Engine(replicas=2, gpus=("0", "1", "GPU-2", "3")), GPUS)
+    assert [launch.name for launch in launches] == ["engine-0", "engine-1"]
+    assert [launch.base_url for launch in launches] == ["http://127.0.0.1:8100", "http://127.0.0.1:8101"]
+    assert [launch.env["CUDA_VISIBLE_DEVICES"] for launch in launches] == ["0,1", "GPU-2,3"]
+
+
+def test_gpus_that_nobody_named_are_left_to_the_engine() -> None:
+    assert planned(Engine(), GPUS)[0].env == {}
+
+
+def test_no_gpus_means_none_are_visible() -> None:
+    (launch,) = planned(Engine(gpus=()), GPUS)
+    assert launch.env == {"CUDA_VISIBLE_DEVICES": ""}
+    assert launch.argv[launch.argv.index("--device") + 1] == "cpu"
+
+
+def test_engines_on_a_cpu_share_its_cores() -> None:
+    assert [launch.env_defaults["OMP_NUM_THREADS"] for launch in planned(Engine(replicas=2))] == ["2", "2"]
+    assert planned(Engine(replicas=8))[0].env_defaults["OMP_NUM_THREADS"] == "1"
+
+
+def test_what_is_not_installed_is_told_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "executable", lambda: None)
+    monkeypatch.setattr(planning, "find_spec", lambda name: None)
+    assert missing(Engine(type="vllm")) == "ENGINE_TYPE=vllm needs vLLM beside the gateway: pip install 'gllm[vllm]'."
+    assert "pip install 'gllm[transformers]'" in (missing(Engine()) or "")
+    assert missing(Engine(type="external", urls=("http://a",))) is None

@@ -1,0 +1,189 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import BadSetting, Engine, Settings, Timeouts
+
+
+def load(env: dict[str, str] | None = None, **flags: object) -> Settings:
+    return Settings.load(env or {}, None, **flags)
+
+
+def refusal(env: dict[str, str], **flags: object) -> str:
+    with pytest.raises(BadSetting) as caught:
+        load(env, **flags)
+    return str(caught.value)
+
+
+def test_everything_has_a_default() -> None:
+    settings = load()
+    assert (settings.listen.host, settings.listen.port) == ("127.0.0.1", 8000)
+    assert settings.engine.type == "transformers"
+    assert settings.sampling.max_tokens is settings.sampling.temperature is None
+
+
+def test_the_default_model_is_the_embedded_one() -> None:
+    assert (Path(load().engine.model) / "config.json").is_file()
+    assert load().engine.served_name == "demo"
+
+
+def test_a_hub_name_is_served_under_itself() -> None:
+    assert load({"MODEL_NAME": "Qwen/Qwen3-0.6B"}).engine.served_name == "Qwen/Qwen3-0.6B"
+
+
+def test_flags_win_over_the_environment_and_the_environment_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PORT=1\nCONNECT_TIMEOUT=1\nIDLE_TIMEOUT=1  # a comment\n")
+    settings = Settings.load({"PORT": "2", "connect_timeout": "2"}, file, port=3)
+    assert settings.listen.port == 3
+    assert settings.timeouts == Timeouts(connect_s=2, idle_s=1)
+
+
+def test_a_flag_that_was_not_given_changes_nothing() -> None:
+    assert load({"PORT": "2"}, port=None, host=None).listen.port == 2
+
+
+def test_an_empty_value_is_no_value(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PORT=\nMAX_TOKENS=\n")
+    assert Settings.load({}, file) == load()
+
+
+def test_nothing_can_be_changed_afterwards() -> None:
+    settings = load()
+    with pytest.raises(ValidationError):
+        settings.timeouts = Timeouts()
+    with pytest.raises(AttributeError):
+        settings.listen.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        ({"PORT": "http"}, "PORT must be a whole number, not 'http'."),
+        ({"PORT": "65536"}, "PORT must be at most 65535, not '65536'."),
+        ({"CONNECT_TIMEOUT": "0"}, "CONNECT_TIMEOUT must be more than 0, not '0'."),
+        ({"REQUEST_TIMEOUT": "inf"}, "REQUEST_TIMEOUT must be a number, not 'inf'."),
+        ({"TEMPERATURE": "2.5"}, "TEMPERATURE must be at most 2, not '2.5'."),
+        ({"ENABLE_METRICS": "maybe"}, "ENABLE_METRICS must be true or false, not 'maybe'."),
+        ({"ENGINE_TYPE": "sglang"}, "ENGINE_TYPE must be 'transformers', 'vllm' or 'external', not 'sglang'."),
+        ({"ENGINE_TYPE": "external"}, "ENGINE_TYPE=external needs ENGINE_URLS: the base URLs of the servers to use."),
+        ({"ENGINE_REPLICAS": "2", "GPUS": "0,1,2"}, "3 GPUS cannot be shared out evenly to ENGINE_REPLICAS=2."),
+        ({"GPUS": "0,0"}, "GPUS names a GPU twice."),
+        ({"ENGINE_ARGS": "--name 'x"}, "ENGINE_ARGS has a quotation that does not end."),
+        (
+            {"PORT": "a", "MAX_TOKENS": "0"},
+            "PORT must be a whole number, not 'a'.\nMAX_TOKENS must be at least 1, not '0'.",
+        ),
+    ],
+)
+def test_an_impossible_value_is_refused_in_a_sentence(env: dict[str, str], sentence: str) -> None:
+    assert refusal(env) == sentence
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "gateway.example"])
+def test_listening_beyond_loopback_takes_a_second_word(host: str) -> None:
+    assert refusal({"HOST": host}).startswith(f"HOST={host} is reachable from other machines")
+    assert load({"HOST": host, "ALLOW_ANONYMOUS": "true"}).listen.host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_none(host: str) -> None:
+    assert load({"HOST": host}).listen.host == host
+
+
+def test_engine_urls_are_base_urls_and_imply_external_engines() -> None:
+    engine = load({"ENGINE_URLS": "http://127.0.0.1:8100/v1/, https://models.example.com"}).engine
+    assert engine.type == "external"
+    assert engine.urls == ("http://127.0.0.1:8100", "https://models.example.com")
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8100", "ftp://a", "http://", "http://a:99999", "http://a/?b=c", "http://[x"]
+)
+def test_what_is_no_base_url_is_refused(url: str) -> None:
+    assert refusal({"ENGINE_URLS": url}).startswith("ENGINE_URLS must be base URLs like http://")
+
+
+def test_engine_urls_with_an_engine_to_start_are_a_contradiction() -> None:
+    assert "contradict" in refusal({"ENGINE_URLS": "http://a", "ENGINE_TYPE": "vllm"})
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "hunter2" not in refusal({"ENGINE_URLS": "http://me:hunter2@a"})
+    assert "hunter2" not in repr(load({"ENGINE_API_KEY": "hunter2"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("simple", "transformers"), (" vLLM ", "vllm"), ("Transformers", "transformers")]
+)
+def test_the_ancestors_words_for_engines_are_understood(given: str, meant: str) -> None:
+    assert load({"ENGINE_TYPE": given}).engine.type == meant
+
+
+def test_gpus_are_ids_or_none_at_all() -> None:
+    assert load().engine.gpus is None
+    assert load({"GPUS": "0, GPU-8f"}).engine.gpus == ("0", "GPU-8f")
+    assert load({"GPUS": "none"}).engine.gpus == ()
+
+
+def test_engine_arguments_are_split_as_a_shell_would() -> None:
+    assert load({"ENGINE_ARGS": "--dtype bfloat16 --name 'a b'"}).engine.args == (
+        "--dtype",
+        "bfloat16",
+        "--name",
+        "a b",
+    )
+
+
+def test_an_unknown_name_in_the_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("MODEL_NAM=x\n")
+    with pytest.raises(BadSetting, match=r"sets MODEL_NAM, which is not a setting \(did you mean MODEL_NAME\?\)\.$"):
+        Settings.load({}, file)
+
+
+def test_a_line_that_sets_nothing_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PORT 8000\n")
+    with pytest.raises(BadSetting, match="line 1, sets nothing"):
+        Settings.load({}, file)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / ".env"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(BadSetting, match="cannot be read"):
+        Settings.load({}, file)
+
+
+@pytest.mark.parametrize("name", ["QUEUE_CAPCITY", "ENGINE_REPLICA", "LOGLEVEL", "model_nam"])
+def test_a_misspelt_name_in_the_environment_is_refused(name: str) -> None:
+    assert refusal({name: "1"}).startswith(
+        f"The environment sets {name.upper()}, which is not a setting; did you mean "
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "HOSTNAME", "PORTS", "GPU", "LOGNAME", "SHELL", "ENGINE_PORT", "MODEL", "OLDPWD"]
+)
+def test_the_environments_other_names_are_left_alone(name: str) -> None:
+    assert load({name: "x"}) == load()
+
+
+@pytest.mark.parametrize("name", ["QUEUE_CAPACITY", "REDIS_URL", "OTEL_SERVICE_NAME", "APP_NAME"])
+def test_a_name_without_effect_is_told_and_does_no_harm(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert load({name: "7"}) == load()
+    assert caplog.messages == [f"{name}: no effect yet in this version."]
+
+
+def test_a_flag_must_be_a_setting() -> None:
+    assert refusal({}, modl_name="x") == "There is no setting MODL_NAME (did you mean MODEL_NAME?)."
+
+
+def test_a_branch_can_be_made_by_hand_and_is_checked_too() -> None:
+    assert Engine(model="a", replicas=2).replicas == 2
+    with pytest.raises(ValidationError):
+        Timeouts(connect_s=-1)
