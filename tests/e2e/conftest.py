@@ -15,11 +15,11 @@ _running: list[Server] = []
 
 
 @contextmanager
-def running(process: S) -> Iterator[S]:
+def running(process: S, ready: str = "/health") -> Iterator[S]:
     """Ready within the block, and ended with it. While it lives, a failing test shows what it said last."""
     _running.append(process)
     try:
-        process.await_ready()
+        process.await_ready(ready)
         yield process
     finally:
         process.end()

@@ -6,8 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -107,10 +107,12 @@ def alive(pid: int) -> bool:
 class Server(Process):
     """A process that answers HTTP on loopback."""
 
-    def __init__(self, name: str, argv: list[str], port: int, log: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, argv: list[str], port: int, log: Path, env: Mapping[str, str], cwd: Path = ROOT
+    ) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        super().__init__(name, argv, log, env)
+        super().__init__(name, argv, log, env, cwd)
         self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
 
     def answers(self, path: str) -> bool:
@@ -166,12 +168,14 @@ class Engine(Server):
 
 
 class GatewayProcess(Server):
-    """A gateway as an operator starts it."""
+    """`gllm serve`, as an operator starts it. Where no ENGINE_URLS are given it starts its own engine."""
 
     def __init__(self, name: str, port: int, logs: Path, **settings: str) -> None:
-        argv = [sys.executable, "-m", "tests.support.serve"]
-        env = clean_environment(HOST="127.0.0.1", PORT=str(port), LOG_FORMAT="json", **settings)
-        super().__init__(name, argv, port, logs / f"{name}.log", env)
+        argv = [sys.executable, "-c", "import sys; from gllm.cli import main; sys.exit(main())", "serve"]
+        env = clean_environment(PORT=str(port), LOG_FORMAT="json", **settings)
+        folder = logs / name
+        folder.mkdir(exist_ok=True)  # without a `.env`; and its `.state` is its own
+        super().__init__(name, argv, port, logs / f"{name}.log", env, folder)
 
     def in_flight(self) -> int:
         """By both of its own accounts: what is inside, and the gauge. The scrape itself is one of the latter."""
@@ -187,16 +191,3 @@ def comes_true(true: Callable[[], bool], limit_s: float, every_s: float = 0.05) 
             return passed + 1e-9
         time.sleep(every_s)
     return 0.0
-
-
-@contextmanager
-def ending(*processes: Process) -> Iterator[None]:
-    """They end with the block. If it fails, what they said is told."""
-    try:
-        yield
-    except BaseException:
-        print(*(process.tail() for process in processes), sep="\n")
-        raise
-    finally:
-        for process in processes:
-            process.end()
