@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat. What they print is what the documents quote."""
