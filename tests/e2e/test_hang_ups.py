@@ -5,10 +5,12 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Engine, GatewayProcess, comes_true
+from tests.e2e.conftest import running
+from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
 from tests.support.server import RawClient
 from tests.support.sockets import Raw, request
 
@@ -78,6 +80,20 @@ def test_hanging_up_on_work_that_waits_takes_it_out_of_the_queue(
         assert comes_true(lambda: engine.sum_of("vllm:num_requests_waiting") == 0, SOON_S)
         assert engine.sum_of("vllm:num_requests_running") == BATCH
     assert idle_within(engine, SOON_S)
+
+
+def test_a_reader_that_takes_nothing_is_cut_off_and_its_work_ended(engine: Engine, logs: Path) -> None:
+    asked = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 1_900, "ignore_eos": True, "n": 8}
+    aborted = engine.aborted()
+    settings = {"ENGINE_URLS": engine.url, "WRITE_TIMEOUT": "1"}
+    with running(GatewayProcess("impatient", free_port(), logs, **settings)) as gateway, Raw(gateway.port, takes=4_096) as client:
+        memory = gateway.resident_mb()
+        client.say(request(CHAT, {**asked, "stream": True, "logprobs": True, "top_logprobs": 20}))
+        assert comes_true(lambda: engine.at_work() == 8, 5)
+        assert idle_within(engine, 20)
+        assert engine.aborted() == aborted + 8
+        assert gateway.in_flight() == 0
+        assert gateway.resident_mb() - memory < 20
 
 
 @pytest.mark.timeout(150)

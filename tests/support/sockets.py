@@ -1,6 +1,7 @@
 """A client that speaks in plain bytes and hangs up when it likes."""
 
 import json
+import select
 import socket
 import struct
 from typing import Any
@@ -18,8 +19,13 @@ def request(path: str, body: bytes | dict[str, Any] = b"", *headers: str, method
 class Raw:
     """A blocking connection. Leaving the block closes it."""
 
-    def __init__(self, port: int, limit_s: float = 10) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=limit_s)
+    def __init__(self, port: int, limit_s: float = 10, takes: int | None = None) -> None:
+        """`takes`: at most about so many bytes at once."""
+        self.socket = socket.socket()
+        self.socket.settimeout(limit_s)
+        if takes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, takes)  # heeded before connecting only
+        self.socket.connect(("127.0.0.1", port))
         self._seen = b""
 
     def __enter__(self) -> "Raw":
@@ -36,6 +42,10 @@ class Raw:
         """Gone without a goodbye: RST instead of FIN."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
+
+    def heard_from(self) -> bool:
+        """The other side has said something, or has hung up."""
+        return bool(select.select([self.socket], [], [], 0)[0])
 
     def until(self, mark: bytes) -> bytes:
         """Everything up to and with `mark`, or what came before the end."""
