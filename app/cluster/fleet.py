@@ -26,7 +26,7 @@ class Fleet:
 
     @property
     def models(self) -> dict[str, int | None]:
-        """Every model that is known, with its context length; one without a ready replica stays known."""
+        """Every model that is known, with the shortest context told for it; one without a ready replica stays known."""
         return self._models
 
     @property
@@ -40,6 +40,7 @@ class Fleet:
     def remove(self, name: str) -> None:
         self._replicas.pop(name)
         self._index()
+        self._telemetry.note(ReplicaChanged(name, "removed", ""))
 
     def find(self, name: str) -> Replica | None:
         return self._replicas.get(name)
@@ -47,7 +48,7 @@ class Fleet:
     def answered(self, replica: Replica, models: dict[str, int | None]) -> None:
         """A probe found it well."""
         replica.missed_probes = 0
-        if replica.state is State.READY and replica.models == models:
+        if not self._has(replica) or (replica.state is State.READY and replica.models == models):
             return
         replica.models = models
         replica.state, replica.reason = State.READY, ""
@@ -55,7 +56,7 @@ class Fleet:
 
     def failed(self, replica: Replica, reason: str) -> None:
         """It does not answer. One that never did goes on starting."""
-        if replica.state is State.READY:
+        if self._has(replica) and replica.state is State.READY:
             replica.state, replica.reason = State.FAILING, reason
             self._changed(replica)
 
@@ -78,6 +79,10 @@ class Fleet:
             raise NoReplica(retry_after=1.0)
         return self._choose(ready, call) if len(ready) > 1 else ready[0]
 
+    def _has(self, replica: Replica) -> bool:
+        """A probe or a call may outlive the membership of its replica."""
+        return self._replicas.get(replica.name) is replica
+
     def _changed(self, replica: Replica) -> None:
         self._index()
         self._telemetry.note(ReplicaChanged(replica.name, replica.state.value, replica.reason))
@@ -86,7 +91,9 @@ class Fleet:
         ready: dict[str, list[Replica]] = {}
         models: dict[str, int | None] = {}
         for replica in self._replicas.values():
-            models |= replica.models
+            for model, length in replica.models.items():
+                known = models.get(model)
+                models[model] = known if length is None else min(length, known or length)
             if replica.state is State.READY:
                 for model in replica.models:
                     ready.setdefault(model, []).append(replica)

@@ -1,10 +1,13 @@
 """Asks every replica, again and again, whether it is there and what it serves."""
 
 import asyncio
+import logging
 
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Replica, State
 from app.errors import EngineError, EngineUnreachable
+
+log = logging.getLogger("gllm")
 
 MISSES_ALLOWED = 2
 """A busy engine may miss a probe; one that refuses connections is gone at once."""
@@ -33,8 +36,14 @@ class Prober:
         try:
             models = await replica.engine.models()
         except EngineError as error:
-            replica.missed_probes += 1
-            if isinstance(error, EngineUnreachable) or replica.missed_probes > MISSES_ALLOWED:
-                self._fleet.failed(replica, type(error).__name__)
+            self._missed(replica, error)
+        except Exception as error:  # one engine nobody foresaw must not end the probing of the others
+            log.exception("the probe of replica %s failed unforeseen", replica.name)
+            self._missed(replica, error)
         else:
             self._fleet.answered(replica, models)
+
+    def _missed(self, replica: Replica, error: Exception) -> None:
+        replica.missed_probes += 1
+        if isinstance(error, EngineUnreachable) or replica.missed_probes > MISSES_ALLOWED:
+            self._fleet.failed(replica, type(error).__name__)

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from app.cluster.fleet import Fleet
 from app.errors import InvalidRequest, WrongMediaType
 from app.generation import Call, Route
-from app.wire.edits import add_fields, set_fields
+from app.wire.edits import put_fields
+from app.wire.fields import StreamOptions
 from app.wire.requests import ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampled, parse
 
 Headers = Mapping[bytes, bytes]
@@ -45,22 +48,20 @@ class Intake:
             added = self._defaults(request)
         if isinstance(request, _ANSWERED_IN_TOKENS):
             stream = bool(request.stream)
-            max_tokens = request.output_limit()
+            max_tokens = added.get("max_tokens", request.output_limit())
         model = self.fleet.resolve(request.model)
         if request.model is None:
             added["model"] = model
         if stream and isinstance(request, Sampled):
             options = request.stream_options
             shows_usage = options is not None and bool(options.include_usage)
-            if options is None:
-                added["stream_options"] = {"include_usage": True}
-            elif not shows_usage:
-                body = set_fields(body, stream_options={"include_usage": True})
+            if not shows_usage:
+                added["stream_options"] = _counting(options)
         return Call(
             id=request_id,
             route=route,
             model=model,
-            body=add_fields(body, **added) if added else body,
+            body=put_fields(body, **added) if added else body,
             expires_at=now + self._time_allowed(headers),
             stream=stream,
             shows_usage=shows_usage,
@@ -93,6 +94,13 @@ class Intake:
             text = "Give whole milliseconds, more than 0."
             raise InvalidRequest(text, param="X-Request-Timeout-Ms", code="invalid_header")
         return min(self.timeout_s, int(asked) / 1e3)
+
+
+def _counting(options: StreamOptions | None) -> dict[str, Any]:
+    """The client's options, except that the stream tells its usage, once."""
+    kept = msgspec.to_builtins(options) if options is not None else {}
+    kept.pop("continuous_usage_stats", None)
+    return {**kept, "include_usage": True}
 
 
 def check_media_type(headers: Headers) -> None:

@@ -1,8 +1,12 @@
 """One line a request and one an event, written by a thread of its own so that a slow terminal slows no request."""
 
+import json
+import re
 import sys
 import threading
 from collections import deque
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -13,9 +17,13 @@ from app.telemetry.base import Event
 from app.telemetry.record import Record
 
 _encode = msgspec.json.Encoder().encode
+_QUOTED = re.compile(r"[\s\"'\\]")
 
 FLUSH_S = 0.1
 """Waking the thread for each line would cost more than the line; this is how late one may be."""
+
+MAX_WAITING = 100_000
+"""Lines kept for a terminal or a pipe that does not take them. Then the oldest are lost, not the requests."""
 
 
 class LogWriter:
@@ -23,7 +31,7 @@ class LogWriter:
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._lines: deque[str] = deque()
+        self._lines: deque[str] = deque(maxlen=MAX_WAITING)
         self.write = self._lines.append
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -37,8 +45,13 @@ class LogWriter:
     def _flush(self) -> None:
         if self._lines:
             batch = [self._lines.popleft() for _ in range(len(self._lines))]
-            self._stream.write("\n".join(batch) + "\n")
-            self._stream.flush()
+            with suppress(OSError, ValueError):  # nobody reads any more, or not now: later lines are tried again
+                self._stream.write("\n".join(batch) + "\n")
+                self._stream.flush()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._lines)
 
     def close(self) -> None:
         self._closing.set()
@@ -91,24 +104,34 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
 class RequestLog:
     """Requests and events as lines: JSON for machines, words for a terminal."""
 
-    def __init__(self, writer: LogWriter, *, as_json: bool) -> None:
+    def __init__(self, writer: LogWriter, *, as_json: bool, unlogged: Collection[str] = ()) -> None:
+        """`unlogged`: endpoints that machines ask every few seconds, whose lines would bury the others."""
         self._write = writer.write
         self._as_json = as_json
+        self._unlogged = unlogged
 
     def began(self, record: Record) -> None:
         """A request is logged once, when it has ended."""
 
     def ended(self, record: Record) -> None:
+        if record.endpoint in self._unlogged:
+            return
         line = RequestLine.of(record)
-        self._write(_encode(line).decode() if self._as_json else _words(msgspec.to_builtins(line)))
+        self._write(_json(line) if self._as_json else _words(msgspec.to_builtins(line)))
 
     def note(self, event: Event) -> None:
         facts = {"event": type(event).__name__, "ts": datetime.now(UTC), **asdict(event)}
-        self._write(_encode(facts).decode() if self._as_json else _words(msgspec.to_builtins(facts)))
+        self._write(_json(facts) if self._as_json else _words(msgspec.to_builtins(facts)))
 
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1e3, 2)
+
+
+def _json(facts: Any) -> str:
+    """JSON leaves some characters as they are that move a terminal's cursor, or look like a new line."""
+    text = _encode(facts).decode()
+    return text if text.isprintable() else json.dumps(json.loads(text))
 
 
 def _words(facts: dict[str, Any]) -> str:
@@ -119,4 +142,4 @@ def _words(facts: dict[str, Any]) -> str:
 def _word(value: Any) -> str:
     """One word, or quoted: a line stays one line, whatever a client put into it."""
     text = str(value)
-    return text if text.isprintable() and " " not in text else _encode(text).decode()
+    return text if text.isprintable() and not _QUOTED.search(text) else json.dumps(text)

@@ -14,12 +14,17 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.errors import Outcome
+from app.generation import Route
 from app.telemetry.base import EngineChanged, EngineErrorSeen, Event, ReplicaChanged
 from app.telemetry.record import Record
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 LATENCIES = (0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 5, 10, 30, 60)
 TOKENS = (10, 50, 100, 200, 500, 1000, 2000, 5000)
+
+GENERATIONS = frozenset((Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES))
+METHODS = frozenset("GET HEAD POST PUT DELETE PATCH OPTIONS TRACE CONNECT".split())
+"""A server may let any word through; only these become a label."""
 
 
 class Metrics:
@@ -66,9 +71,14 @@ class Metrics:
 
     def ended(self, record: Record) -> None:
         self._in_progress.dec()
-        self._answered(record.method, record.endpoint, record.status).inc()
-        self._took(record.method, record.endpoint).observe(record.ended - record.began)
+        method = record.method if record.method in METHODS else "other"
+        self._answered(method, record.endpoint, record.status).inc()
+        self._took(method, record.endpoint).observe(record.ended - record.began)
         self._outcomes[record.outcome].inc()
+        if record.endpoint in GENERATIONS:
+            self._generated(record)
+
+    def _generated(self, record: Record) -> None:
         if record.first_byte:
             self._ttft.observe(record.first_byte - record.began)
             self._total.observe(record.ended - record.began)
@@ -79,6 +89,8 @@ class Metrics:
         match event:
             case EngineErrorSeen(error=error):
                 self._errors(error).inc()
+            case ReplicaChanged(replica=replica, state="removed"):
+                self._replicas.remove(replica)
             case ReplicaChanged(replica=replica, state=state):
                 self._replicas.labels(replica).set(state == "ready")
             case EngineChanged():

@@ -8,6 +8,13 @@ _encode = msgspec.json.encode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+def put_fields(body: bytes, **fields: Any) -> bytes:
+    """`body`, a JSON object, with these fields. One that a client has written as null is set where it stands."""
+    if any(b'"%b"' % name.encode() in body for name in fields):
+        return set_fields(body, **fields)
+    return add_fields(body, **fields)
+
+
 def add_fields(body: bytes, **fields: Any) -> bytes:
     """`body`, a JSON object without these fields, with them at its end. The client's own bytes stay as they are."""
     end = body.rindex(b"}")

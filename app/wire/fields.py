@@ -1,29 +1,36 @@
 """The types of request fields: what may stand in them, said once."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 2_048
-MAX_SCHEMA_BYTES = 65_536
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=4_096)]
 Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 TokenCount = Annotated[int, Meta(ge=1, le=10_000_000)]
 TokenId = Annotated[int, Meta(ge=0, le=10_000_000)]
+Count = Annotated[int, Meta(ge=0, le=10_000_000)]
+Truncation = Annotated[int, Meta(ge=-1, le=10_000_000)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Repetition = Annotated[float, Meta(gt=0, le=10)]
 TopK = Annotated[int, Meta(ge=-1, le=1_000_000)]
+Exponent = Annotated[float, Meta(ge=-10, le=10)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+PromptLogprobs = Annotated[int, Meta(ge=-1, le=20)]
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 StopText = Annotated[str, Meta(min_length=1, max_length=1_024)]
-Stop = StopText | Annotated[list[StopText], Meta(max_length=16)]
+StopSequences = Annotated[list[StopText], Meta(max_length=16)]
+Stop = StopText | StopSequences
+Words = Annotated[list[Text], Meta(min_length=1, max_length=1_024)]
+Names = Annotated[list[Text], Meta(max_length=16)]
+ToolChoice = Literal["none", "auto", "required"] | dict[str, Raw]
 StopIds = Annotated[list[TokenId], Meta(max_length=256)]
 LogitBias = Annotated[
     dict[Annotated[str, Meta(pattern=r"^[0-9]{1,8}$(?!\n)")], Annotated[float, Meta(ge=-100, le=100)]],
@@ -59,20 +66,37 @@ class Media(msgspec.Struct):
     url: str
 
 
-class Part(msgspec.Struct):
-    """A piece of a message's content. Parts of a kind unknown here pass; media by address do not (see `media`)."""
+class File(Strict):
+    """By what it holds; a file's id or address would be something to look up."""
+
+    file_data: str | None = None
+    filename: Text | None = None
+
+
+class Part(Strict):
+    """A piece of a message's content, of any kind; what is not listed might be one more way to name an address."""
 
     type: Annotated[str, Meta(max_length=64)]
     text: str | None = None
     image_url: Media | str | None = None
     video_url: Media | str | None = None
     audio_url: Media | str | None = None
-    image_embeds: Raw = Raw()
-    audio_embeds: Raw = Raw()
+    input_audio: dict[str, str] | None = None
+    file: File | None = None
+    refusal: str | None = None
+    thinking: Raw = Raw()
+    uuid: Text | None = None
+    cache_control: Raw = Raw()
+    prompt_cache_breakpoint: Raw = Raw()
 
     def media(self) -> list[str]:
+        """Addresses. A file's data may also be bare base64, which has no colon."""
         found = (self.image_url, self.video_url, self.audio_url)
-        return [each if isinstance(each, str) else each.url for each in found if each is not None]
+        data = self.file.file_data if self.file is not None else None
+        return [
+            *(each if isinstance(each, str) else each.url for each in found if each is not None),
+            *([data] if data is not None and ":" in data else []),
+        ]
 
 
 class FunctionCall(msgspec.Struct):
@@ -98,6 +122,8 @@ class Message(Strict):
     reasoning_content: str | None = None
     annotations: Raw = Raw()
     audio: Raw = Raw()
+    parsed: Raw = Raw()
+    provider_specific_fields: Raw = Raw()
 
 
 Messages = Annotated[list[Message], Meta(min_length=1, max_length=10_000)]
@@ -116,8 +142,22 @@ class Tool(msgspec.Struct):
 
 
 Tools = Annotated[list[Tool], Meta(max_length=1_024)]
+HostedTools = Annotated[list[dict[str, Raw]], Meta(max_length=1_024)]
+"""In the forms of Responses and Messages, where a tool may also be a service."""
 
 
 class ResponseFormat(msgspec.Struct):
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: dict[str, Raw] | None = None
+    structures: Raw = Raw()
+    format: Raw = Raw()
+
+
+class Turn(Strict):
+    """A message in Anthropic's form; its blocks are looked at in `media`."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[dict[str, Any]]
+
+
+Turns = Annotated[list[Turn], Meta(min_length=1, max_length=10_000)]

@@ -7,7 +7,7 @@ every engine.
 
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgspec
 from msgspec import Raw
@@ -16,21 +16,26 @@ from app.errors import InvalidRequest
 from app.generation import Route
 from app.wire.fields import (
     MAX_PROMPTS,
-    MAX_SCHEMA_BYTES,
     Choices,
+    Count,
+    Exponent,
     Fraction,
+    HostedTools,
     LogitBias,
     Messages,
     Metadata,
     Name,
+    Names,
     Penalty,
     Prompt,
+    PromptLogprobs,
     Repetition,
     ResponseFormat,
     Seed,
     Share,
     Stop,
     StopIds,
+    StopSequences,
     StreamOptions,
     Strict,
     Temperature,
@@ -38,10 +43,16 @@ from app.wire.fields import (
     Text,
     TokenCount,
     TokenIds,
+    ToolChoice,
     Tools,
     TopK,
     TopLogprobs,
+    Truncation,
+    Turns,
+    Words,
 )
+from app.wire.media import check_media, elsewhere, is_inside
+from app.wire.schemas import check_schema
 
 
 class Request(Strict):
@@ -72,17 +83,17 @@ class Sampled(Request):
     top_k: TopK | None = None
     min_p: Fraction | None = None
     repetition_penalty: Repetition | None = None
-    length_penalty: float | None = None
-    min_tokens: int | None = None
+    length_penalty: Exponent | None = None
+    min_tokens: Count | None = None
     stop_token_ids: StopIds | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     allowed_token_ids: StopIds | None = None
-    bad_words: list[Text] | None = None
-    truncate_prompt_tokens: int | None = None
-    prompt_logprobs: int | None = None
+    bad_words: Words | None = None
+    truncate_prompt_tokens: Truncation | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
@@ -90,7 +101,7 @@ class Sampled(Request):
     structured_outputs: Raw = Raw()
     guided_json: Raw = Raw()
     guided_regex: Text | None = None
-    guided_choice: list[Text] | None = None
+    guided_choice: Words | None = None
     guided_grammar: Text | None = None
 
     def output_limit(self) -> int | None:
@@ -103,17 +114,21 @@ class ChatRequest(Sampled, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
     tools: Tools | None = None
-    tool_choice: Any = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Text | None = None
+    thinking_token_budget: Count | None = None
     include_reasoning: bool | None = None
     verbosity: Text | None = None
     prediction: Raw = Raw()
-    modalities: list[Text] | None = None
+    audio: Raw = Raw()
+    modalities: Names | None = None
     store: bool | None = None
     service_tier: Text | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
+    prompt_cache_retention: Text | None = None
+    prompt_cache_options: Raw = Raw()
 
     echo: bool | None = None
     add_generation_prompt: bool | None = None
@@ -133,15 +148,17 @@ class CompletionRequest(Sampled, kw_only=True):
 
 class EmbeddingRequest(Request, kw_only=True):
     input: Prompt
-    encoding_format: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: TokenCount | None = None
-    truncate_prompt_tokens: int | None = None
+    truncate_prompt_tokens: Truncation | None = None
+    add_special_tokens: bool | None = None
+    normalize: bool | None = None
 
 
 class ResponsesRequest(Request, kw_only=True):
     """Without what needs an engine's memory: a second call may meet another replica."""
 
-    input: Any
+    input: str | list[dict[str, Any]]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     instructions: str | None = None
@@ -150,19 +167,21 @@ class ResponsesRequest(Request, kw_only=True):
     top_p: Share | None = None
     top_k: TopK | None = None
     top_logprobs: TopLogprobs | None = None
-    tools: list[Raw] | None = None
-    tool_choice: Any = None
+    tools: HostedTools | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: TokenCount | None = None
     reasoning: Raw = Raw()
     text: Raw = Raw()
     truncation: Text | None = None
-    include: list[Text] | None = None
+    include: Names | None = None
     metadata: Metadata | None = None
     store: bool | None = None
     service_tier: Text | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
+    prompt_cache_retention: Text | None = None
+    prompt_cache_options: Raw = Raw()
 
     def output_limit(self) -> int | None:
         return self.max_output_tokens
@@ -171,20 +190,22 @@ class ResponsesRequest(Request, kw_only=True):
 class MessagesRequest(Strict, kw_only=True):
     """Anthropic's form, for the engines that offer it."""
 
-    messages: list[Raw]
+    messages: Turns
     max_tokens: TokenCount
     model: Name | None = None
     stream: bool | None = None
-    system: Any = None
+    system: str | list[dict[str, Any]] | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: TopK | None = None
-    stop_sequences: list[Text] | None = None
-    tools: list[Raw] | None = None
-    tool_choice: Any = None
+    stop_sequences: StopSequences | None = None
+    tools: HostedTools | None = None
+    tool_choice: dict[str, Raw] | None = None
     thinking: Raw = Raw()
     metadata: Metadata | None = None
     service_tier: Text | None = None
+    context_management: Raw = Raw()
+    output_config: Raw = Raw()
 
     def output_limit(self) -> int | None:
         return self.max_tokens
@@ -248,6 +269,7 @@ def parse(route: Route, body: bytes) -> AnyRequest:
         case ChatRequest():
             _check_sampled(request)
             _check_messages(request.messages)
+            _check_tools(request.tools)
             if request.top_logprobs and not request.logprobs:
                 raise InvalidRequest(
                     "'top_logprobs' needs 'logprobs': true.", param="top_logprobs", code="invalid_value"
@@ -257,16 +279,29 @@ def parse(route: Route, body: bytes) -> AnyRequest:
             _check_prompt(request.prompt, "prompt")
         case EmbeddingRequest():
             _check_prompt(request.input, "input")
-        case TokenizeRequest() if (request.prompt is None) == (request.messages is None):
-            raise InvalidRequest("Give either 'prompt' or 'messages'.", param="prompt", code="invalid_value")
-        case _:
+        case ResponsesRequest():
+            check_media(request.input, "input")
+            check_schema(request.text, "text")
+            _check_hosted_tools(request.tools)
+        case MessagesRequest():
+            check_media([turn.content for turn in request.messages], "messages")
+            check_media(request.system, "system")
+            check_schema(request.output_config, "output_config")
+            _check_hosted_tools(request.tools)
+        case TokenizeRequest():
+            if (request.prompt is None) == (request.messages is None):
+                raise InvalidRequest("Give either 'prompt' or 'messages'.", param="prompt", code="invalid_value")
+            _check_messages(request.messages or [])
+            _check_tools(request.tools)
+        case DetokenizeRequest():
             pass
     return request
 
 
-_AT = re.compile(r" - at (?:`\w+` in )?`\$\.?(?P<path>.*?)`$")
+_AT = re.compile(r" - at (?:`\w+` in )?`\$\.?(?P<path>[\w.\[\]]{0,128})`$", re.ASCII)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`$")
+"""Names are the client's own words and may look like a path; a true path is short and comes last."""
 
 
 def _refuse_value(text: str) -> NoReturn:
@@ -280,7 +315,7 @@ def _refuse_value(text: str) -> NoReturn:
     if missing := _MISSING.match(reason):
         param = _join(path, missing["name"])
         raise InvalidRequest("This field is required.", param=param, code="missing_required_parameter")
-    expected = reason.replace("`", "'").replace("'array'", "'list'")
+    expected = reason.replace("`", "'").replace("array", "list")
     if " matching regex " in expected:
         expected = "This is not in the accepted form"
     elif expected.startswith("Invalid enum value"):  # msgspec repeats the value here, which may be long and is not ours
@@ -297,11 +332,26 @@ def _join(path: str, name: str) -> str:
 def _check_sampled(request: ChatRequest | CompletionRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("'stream_options' needs 'stream': true.", param="stream_options", code="invalid_value")
-    for name in ("structured_outputs", "guided_json"):
-        _check_schema(getattr(request, name), name)
-    if request.response_format is not None and request.response_format.json_schema is not None:
-        for raw in request.response_format.json_schema.values():
-            _check_schema(raw, "response_format")
+    check_schema(request.structured_outputs, "structured_outputs")
+    check_schema(request.guided_json, "guided_json")
+    if (wanted := request.response_format) is not None:
+        for raw in (*(wanted.json_schema or {}).values(), wanted.structures, wanted.format):
+            check_schema(raw, "response_format")
+
+
+def _check_tools(tools: Tools | None) -> None:
+    for index, tool in enumerate(tools or ()):
+        if tool.function.parameters:
+            check_schema(Raw(msgspec.json.encode(tool.function.parameters)), f"tools[{index}].function.parameters")
+
+
+def _check_hosted_tools(tools: HostedTools | None) -> None:
+    for index, tool in enumerate(tools or ()):
+        for name, raw in tool.items():
+            if name in ("server_url", "connector_id", "authorization", "headers"):
+                text = "Tools that live elsewhere are not called on behalf of a request."
+                raise InvalidRequest(text, param=f"tools[{index}].{name}", code="unsupported_parameter")
+            check_schema(raw, f"tools[{index}]")
 
 
 def _check_prompt(prompt: Prompt, param: str) -> None:
@@ -316,18 +366,12 @@ def _check_prompt(prompt: Prompt, param: str) -> None:
         raise InvalidRequest(f"At most {MAX_PROMPTS} prompts fit into one request.", param=param, code="invalid_value")
 
 
-def _check_schema(raw: Raw, param: str) -> None:
-    """Engines compile these. A remote reference would make one fetch; a huge one keeps it busy for everybody."""
-    text = bytes(raw)
-    if len(text) > MAX_SCHEMA_BYTES:
-        raise InvalidRequest("This schema is too large.", param=param, code="invalid_schema")
-    if b'"$ref"' in text and b"//" in text:
-        raise InvalidRequest("A schema may refer only to itself.", param=param, code="invalid_schema")
-
-
 def _check_messages(messages: Messages) -> None:
     for index, message in enumerate(messages):
         content = message.content
+        if message.role == "tool" and message.tool_call_id is None:
+            param = f"messages[{index}].tool_call_id"
+            raise InvalidRequest("This field is required.", param=param, code="missing_required_parameter")
         if isinstance(content, str):
             continue
         if content is None:
@@ -335,9 +379,5 @@ def _check_messages(messages: Messages) -> None:
                 raise InvalidRequest("Content is required.", param=f"messages[{index}].content", code="invalid_value")
             continue
         for place, part in enumerate(content):
-            param = f"messages[{index}].content[{place}]"
-            if bytes(part.image_embeds) or bytes(part.audio_embeds):
-                raise InvalidRequest("Embeddings are not accepted.", param=param, code="unsupported_parameter")
-            if not all(url.startswith("data:") for url in part.media()):
-                text = "Media are accepted as 'data:' URLs only; nothing is fetched on behalf of a request."
-                raise InvalidRequest(text, param=param, code="image_url_not_allowed")
+            if not all(map(is_inside, part.media())):
+                raise elsewhere(f"messages[{index}].content[{place}]")

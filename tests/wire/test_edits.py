@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.wire.edits import add_fields, remove_field, set_fields
+from app.wire.edits import add_fields, put_fields, remove_field, set_fields
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -55,6 +55,15 @@ def test_setting_keeps_every_other_value(value: dict[str, Any], data: st.DataObj
     edited = set_fields(body, stream=True, model="é")
     assert json.loads(edited) == {**value, "stream": True, "model": "é"}
     assert list(json.loads(edited)) == list({**value, "stream": True, "model": "é"}), "fields stay in their places"
+
+
+@given(BODIES, st.data())
+def test_putting_sets_a_field_once_whether_or_not_it_stood_there(value: dict[str, Any], data: st.DataObject) -> None:
+    body = data.draw(written(value))
+    edited = put_fields(body, stream=True, model="é")
+    pairs = json.loads(edited, object_pairs_hook=lambda pairs: pairs)
+    assert dict(json.loads(edited)) == {**value, "stream": True, "model": "é"}
+    assert [name for name, _ in pairs].count("stream") == 1
 
 
 @given(BODIES, st.data())

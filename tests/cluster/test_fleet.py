@@ -1,0 +1,270 @@
+"""Who serves what, who is ready, and who answers a call."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.cluster.fleet import Fleet
+from app.cluster.replica import Replica, State
+from app.engines.scripted import Scripted
+from app.errors import NoReplica, UnknownModel
+from app.gateway.routing import POLICIES
+from app.generation import Call, Route
+from app.telemetry.base import ReplicaChanged
+from tests.support.recorder import Recorder
+
+
+def call(model: str = "demo") -> Call:
+    return Call(id="r", route=Route.CHAT, model=model, body=b"{}", expires_at=0)
+
+
+class Place:
+    """A fleet whose replicas answer what a test says they do."""
+
+    def __init__(self, policy: str = "least_load") -> None:
+        self.recorder = Recorder()
+        self.fleet = Fleet(POLICIES[policy](), self.recorder)
+
+    def add(self, name: str, *models: str, length: int | None = None) -> Replica:
+        replica = Replica(name, Scripted())
+        self.fleet.add(replica)
+        if models:
+            self.fleet.answered(replica, dict.fromkeys(models, length))
+        return replica
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        return [(each.replica, each.state) for each in self.recorder.events if isinstance(each, ReplicaChanged)]
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+# --- leases -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_many_tasks_that_choose_at_once_spread_evenly(policy: str) -> None:
+    """Choosing and counting is one step: were there an await between, all would see the same idle replica."""
+    place = Place(policy)
+    replicas = [place.add(name, "demo") for name in "abcd"]
+    most = 0
+
+    async def work() -> None:
+        nonlocal most
+        with place.fleet.lease(call()) as replica:
+            most = max(most, replica.running)
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(work() for _ in range(40)))
+    assert most == 10
+    assert [replica.running for replica in replicas] == [0] * 4
+
+
+@given(st.data())
+def test_with_least_load_no_replica_is_ever_two_ahead_of_another(data: st.DataObject) -> None:
+    place = Place()
+    replicas = [place.add(name, "demo") for name in "abc"]
+    for _ in range(data.draw(st.integers(1, 30))):
+        place.fleet.lease(call()).__enter__()
+        counts = [replica.running for replica in replicas]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_a_lease_goes_to_a_ready_replica_that_serves_the_model(place: Place) -> None:
+    place.add("a", "x")
+    place.add("b", "y")
+    place.add("c", "x", "y")
+    place.fleet.failed(place.add("d", "y"), "EngineUnreachable")
+    place.add("starting")
+    assert {place.fleet.lease(call("x")).name for _ in range(20)} == {"a", "c"}
+    assert {place.fleet.lease(call("y")).name for _ in range(20)} == {"b", "c"}
+
+
+def test_a_replica_to_avoid_is_avoided_to_the_last(place: Place) -> None:
+    for name in "abc":
+        place.add(name, "demo")
+    assert {place.fleet.lease(call(), avoiding={"a"}).name for _ in range(20)} == {"b", "c"}
+    assert place.fleet.lease(call(), avoiding={"a", "b"}).name == "c"
+    with pytest.raises(NoReplica) as caught:
+        place.fleet.lease(call(), avoiding={"a", "b", "c"})
+    assert caught.value.retry_after
+
+
+def test_avoiding_is_for_one_call_only(place: Place) -> None:
+    place.add("a", "demo")
+    with pytest.raises(NoReplica):
+        place.fleet.lease(call(), avoiding={"a"})
+    assert place.fleet.lease(call()).name == "a"
+
+
+def test_the_policy_sees_candidates_and_call_and_is_not_asked_when_there_is_no_choice() -> None:
+    asked: list[tuple[list[str], str]] = []
+
+    def last(candidates: Sequence[Replica], call: Call) -> Replica:
+        asked.append(([replica.name for replica in candidates], call.model))
+        return candidates[-1]
+
+    fleet = Fleet(last, Recorder())
+    for name in "ab":
+        replica = Replica(name, Scripted())
+        fleet.add(replica)
+        fleet.answered(replica, {"x": 1, "y": 1} if name == "a" else {"x": 1})
+    assert [fleet.lease(call("x")).name, fleet.lease(call("y")).name] == ["b", "a"]
+    assert asked == [(["a", "b"], "x")]
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_resolved_by_name_or_because_it_is_the_only_one(place: Place) -> None:
+    place.add("a", "demo")
+    assert place.fleet.resolve("demo") == "demo"
+    assert place.fleet.resolve(None) == "demo"
+    with pytest.raises(UnknownModel) as caught:
+        place.fleet.resolve("other")
+    assert caught.value.param == "model"
+
+
+def test_where_several_models_are_served_one_must_be_named(place: Place) -> None:
+    place.add("a", "x", "y")
+    assert place.fleet.resolve("y") == "y"
+    with pytest.raises(UnknownModel) as caught:
+        place.fleet.resolve(None)
+    assert "name one" in caught.value.message
+
+
+def test_before_anything_is_known_no_model_is_called_unknown(place: Place) -> None:
+    """While the first engine loads, 'come back later' is true and 'there is no such model' may be false."""
+    place.add("a")
+    assert place.fleet.resolve("demo") == "demo"
+    for model in ("demo", place.fleet.resolve(None)):
+        with pytest.raises(NoReplica):
+            place.fleet.lease(call(model))
+
+
+def test_a_model_whose_replicas_fail_stays_known(place: Place) -> None:
+    place.fleet.failed(place.add("a", "demo", length=2_048), "EngineUnreachable")
+    assert place.fleet.models == {"demo": 2_048}
+    assert place.fleet.resolve("demo") == "demo"
+    with pytest.raises(NoReplica):
+        place.fleet.lease(call())
+
+
+def test_a_model_that_no_replica_serves_any_more_is_unknown(place: Place) -> None:
+    replica = place.add("a", "old")
+    place.fleet.answered(replica, {"new": None})
+    assert place.fleet.models == {"new": None}
+    with pytest.raises(UnknownModel):
+        place.fleet.resolve("old")
+
+
+@pytest.mark.parametrize("order", ["abc", "cba", "bac"])
+def test_a_context_is_as_long_as_the_shortest_that_a_replica_tells(place: Place, order: str) -> None:
+    lengths = {"a": 4_096, "b": None, "c": 2_048}
+    for name in order:
+        place.add(name, "demo", length=lengths[name])
+    assert place.fleet.models == {"demo": 2_048}
+
+
+# --- coming and going ---------------------------------------------------------------------------------------------
+
+
+def test_a_failing_replica_leaves_the_rotation_and_comes_back(place: Place) -> None:
+    a, b = place.add("a", "demo"), place.add("b", "demo")
+    place.fleet.failed(a, "EngineUnreachable")
+    assert (a.state, a.reason) == (State.FAILING, "EngineUnreachable")
+    assert {place.fleet.lease(call()).name for _ in range(10)} == {"b"}
+    place.fleet.failed(b, "EngineSilent")
+    assert not place.fleet.ready
+    place.fleet.answered(a, a.models)
+    assert (a.state, a.reason) == (State.READY, "")
+    assert place.fleet.ready
+    assert place.fleet.lease(call()).name == "a"
+
+
+def test_a_replica_that_never_answered_goes_on_starting(place: Place) -> None:
+    replica = place.add("a")
+    place.fleet.failed(replica, "EngineUnreachable")
+    assert replica.state is State.STARTING
+    assert place.told == [("a", "starting")]
+
+
+def test_each_change_is_told_once(place: Place) -> None:
+    replica = place.add("a", "demo")
+    place.fleet.answered(replica, {"demo": None})
+    place.fleet.failed(replica, "EngineUnreachable")
+    place.fleet.failed(replica, "EngineUnreachable")
+    place.fleet.answered(replica, {"demo": None})
+    place.fleet.answered(replica, {"demo": None, "lora": None})
+    place.fleet.remove("a")
+    assert place.told == [
+        ("a", "starting"),
+        ("a", "ready"),
+        ("a", "failing"),
+        ("a", "ready"),
+        ("a", "ready"),
+        ("a", "removed"),
+    ]
+
+
+def test_a_removed_replica_gets_no_calls_and_its_running_ones_end_well(place: Place) -> None:
+    replica = place.add("a", "demo")
+    with place.fleet.lease(call()):
+        place.fleet.remove("a")
+        assert (place.fleet.replicas, place.fleet.models, place.fleet.ready) == ([], {}, False)
+        with pytest.raises(NoReplica):
+            place.fleet.lease(call())
+        assert replica.running == 1
+    assert replica.running == 0
+
+
+def test_news_of_a_removed_replica_come_too_late_to_count(place: Place) -> None:
+    """A probe or a call may still be on its way when a replica is removed, or replaced under its name."""
+    replica = place.add("a", "demo")
+    place.fleet.remove("a")
+    told = list(place.told)
+    place.fleet.answered(replica, {"demo": None, "late": None})
+    place.fleet.failed(replica, "EngineUnreachable")
+    place.add("a", "demo")
+    place.fleet.failed(replica, "EngineUnreachable")
+    assert place.fleet.models == {"demo": None}
+    assert place.fleet.ready
+    assert place.told == [*told, ("a", "starting"), ("a", "ready")]
+
+
+def test_whatever_happens_the_index_is_true(place: Place) -> None:
+    dice = random.Random(7)
+    models = ["x", "y", "z"]
+    for _ in range(2_000):
+        names = [replica.name for replica in place.fleet.replicas]
+        match dice.randrange(4):
+            case 0 if len(names) < 6:
+                place.add(next(name for name in "abcdef" if name not in names))
+            case 1 if len(names) > 3:
+                place.fleet.remove(dice.choice(names))
+            case 2 if names:
+                place.fleet.answered(
+                    dice.choice(place.fleet.replicas), dict.fromkeys(dice.sample(models, dice.randrange(4)))
+                )
+            case 3 if names:
+                place.fleet.failed(dice.choice(place.fleet.replicas), "EngineUnreachable")
+        assert set(place.fleet.models) == {model for replica in place.fleet.replicas for model in replica.models}
+        for model in models:
+            ready = {
+                replica.name
+                for replica in place.fleet.replicas
+                if replica.state is State.READY and model in replica.models
+            }
+            if ready:
+                assert {place.fleet.lease(call(model)).name for _ in range(2 * len(ready))} <= ready
+            else:
+                with pytest.raises(NoReplica):
+                    place.fleet.lease(call(model))

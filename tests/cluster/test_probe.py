@@ -1,0 +1,153 @@
+"""Every replica is asked again and again; one that is gone is noticed at once, one that is busy is forgiven."""
+
+import asyncio
+
+import pytest
+
+from app.cluster.fleet import Fleet
+from app.cluster.probe import MISSES_ALLOWED, Prober
+from app.cluster.replica import Replica, State
+from app.engines.scripted import Scripted
+from app.errors import EngineBusy, EngineConnectTimeout, EngineError, EngineSilent, EngineUnreachable
+from app.gateway.routing import round_robin
+from app.telemetry.base import ReplicaChanged
+from tests.support.recorder import Recorder
+from tests.support.until import until
+
+
+class Listed(Scripted):
+    """Answers a probe as it is told."""
+
+    answer: dict[str, int | None] | Exception
+    asked = 0
+    go_on_answering: asyncio.Event | None = None
+
+    async def models(self) -> dict[str, int | None]:
+        self.asked += 1
+        if self.go_on_answering is not None:
+            await self.go_on_answering.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Place:
+    def __init__(self, *names: str) -> None:
+        self.recorder = Recorder()
+        self.fleet = Fleet(round_robin(), self.recorder)
+        self.prober = Prober(self.fleet, every_s=3_600)
+        self.engines = {name: Listed() for name in names}
+        for name, engine in self.engines.items():
+            engine.answer = {"demo": None}
+            self.fleet.add(Replica(name, engine))
+
+    def state(self, name: str) -> State:
+        return next(replica.state for replica in self.fleet.replicas if replica.name == name)
+
+
+async def test_a_replica_is_ready_once_it_tells_its_models() -> None:
+    place = Place("a")
+    place.engines["a"].answer = {"demo": 2_048}
+    await place.prober.round()
+    assert place.state("a") is State.READY
+    assert place.fleet.models == {"demo": 2_048}
+
+
+async def test_a_ready_replica_may_miss_some_probes_and_no_more() -> None:
+    place = Place("a")
+    await place.prober.round()
+    place.engines["a"].answer = EngineSilent()
+    for _ in range(MISSES_ALLOWED):
+        await place.prober.round()
+        assert place.state("a") is State.READY
+    await place.prober.round()
+    assert place.state("a") is State.FAILING
+    assert place.recorder.events[-1] == ReplicaChanged("a", "failing", "EngineSilent")
+
+
+async def test_an_answer_in_between_forgives_the_misses() -> None:
+    place = Place("a")
+    for _ in range(5):
+        place.engines["a"].answer = {"demo": None}
+        await place.prober.round()
+        place.engines["a"].answer = EngineBusy()
+        for _ in range(MISSES_ALLOWED):
+            await place.prober.round()
+    assert place.state("a") is State.READY
+
+
+@pytest.mark.parametrize("error", [EngineUnreachable(), EngineConnectTimeout()])
+async def test_a_replica_that_cannot_be_reached_is_gone_at_once(error: EngineError) -> None:
+    place = Place("a")
+    await place.prober.round()
+    place.engines["a"].answer = error
+    await place.prober.round()
+    assert place.state("a") is State.FAILING
+
+
+async def test_a_replica_that_answers_again_is_back_at_once() -> None:
+    place = Place("a")
+    await place.prober.round()
+    place.engines["a"].answer = EngineUnreachable()
+    for _ in range(5):
+        await place.prober.round()
+    place.engines["a"].answer = {"demo": None}
+    await place.prober.round()
+    assert place.state("a") is State.READY
+    assert len(place.recorder.events) == 4, "starting, ready, failing, ready: nothing else is worth a word"
+
+
+async def test_models_that_change_are_known_after_the_next_probe() -> None:
+    place = Place("a")
+    await place.prober.round()
+    place.engines["a"].answer = {"demo": None, "lora": None}
+    await place.prober.round()
+    assert set(place.fleet.models) == {"demo", "lora"}
+    place.engines["a"].answer = {}
+    await place.prober.round()
+    assert place.fleet.models == {}
+    assert not place.fleet.ready
+
+
+async def test_replicas_are_asked_side_by_side() -> None:
+    place = Place("slow", "quick")
+    place.engines["slow"].go_on_answering = asyncio.Event()
+    running = asyncio.create_task(place.prober.round())
+    await until(lambda: place.state("quick") is State.READY)
+    assert place.state("slow") is State.STARTING
+    place.engines["slow"].go_on_answering.set()
+    await running
+    assert place.state("slow") is State.READY
+
+
+async def test_one_that_misbehaves_beyond_words_does_not_end_the_probing_of_others() -> None:
+    place = Place("odd", "fine")
+    await place.prober.round()
+    place.engines["odd"].answer = ValueError("a defect of ours, or an engine nobody foresaw")
+    for _ in range(MISSES_ALLOWED + 1):
+        await place.prober.round()
+    assert place.state("odd") is State.FAILING
+    assert place.state("fine") is State.READY
+    assert place.engines["fine"].asked == MISSES_ALLOWED + 2
+
+
+async def test_a_replica_that_is_removed_while_it_is_asked_does_not_come_back() -> None:
+    place = Place("a")
+    place.engines["a"].go_on_answering = asyncio.Event()
+    running = asyncio.create_task(place.prober.round())
+    await until(lambda: place.engines["a"].asked == 1)
+    place.fleet.remove("a")
+    place.engines["a"].go_on_answering.set()
+    await running
+    assert place.fleet.models == {}
+    assert place.recorder.events[-1] == ReplicaChanged("a", "removed", "")
+
+
+async def test_probing_ends_when_it_is_cancelled() -> None:
+    place = Place("a")
+    place.engines["a"].go_on_answering = asyncio.Event()
+    running = asyncio.create_task(place.prober.run())
+    await until(lambda: place.engines["a"].asked == 1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

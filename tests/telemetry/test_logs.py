@@ -1,0 +1,224 @@
+"""One line a request and one an event: for machines JSON, for people words, and never what a client whispered."""
+
+import io
+import json
+import shlex
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import Outcome
+from app.generation import Usage
+from app.telemetry.base import EngineErrorSeen, ReplicaChanged
+from app.telemetry.logs import LogWriter, RequestLog
+from app.telemetry.record import Record
+
+
+def record(**fields: Any) -> Record:
+    usual = {"id": "req-1", "endpoint": "/v1/chat/completions", "method": "POST", "began": 100.0, "ended": 103.25}
+    return Record(**{**usual, "status": 200, **fields})
+
+
+FULL = record(
+    model="demo",
+    stream=True,
+    first_byte=100.5,
+    replica="a",
+    attempts=2,
+    usage=Usage(7, 4),
+    error="EngineBroken",
+    detail="500 boom",
+    outcome=Outcome.INTERRUPTED,
+)
+
+
+def lines(*things: Any, as_json: bool) -> list[str]:
+    stream = io.StringIO()
+    writer = LogWriter(stream)
+    log = RequestLog(writer, as_json=as_json)
+    for thing in things:
+        if isinstance(thing, Record):
+            log.began(thing)
+            log.ended(thing)
+        else:
+            log.note(thing)
+    writer.close()
+    text = stream.getvalue()
+    assert text == "" or text.endswith("\n")
+    return text.split("\n")[:-1]
+
+
+def test_a_request_is_one_line_of_json_told_when_it_has_ended() -> None:
+    (line,) = lines(FULL, as_json=True)
+    told = json.loads(line)
+    assert told.pop("ts").endswith("Z")
+    assert told == {
+        "event": "request",
+        "request_id": "req-1",
+        "method": "POST",
+        "endpoint": "/v1/chat/completions",
+        "status": 200,
+        "outcome": "interrupted",
+        "duration_ms": 3250.0,
+        "model": "demo",
+        "stream": True,
+        "first_byte_ms": 500.0,
+        "replica": "a",
+        "attempts": 2,
+        "prompt_tokens": 7,
+        "completion_tokens": 4,
+        "error": "EngineBroken",
+        "detail": "500 boom",
+    }
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    (line,) = lines(record(), as_json=True)
+    assert not {"model", "first_byte_ms", "replica", "error", "detail"} & set(json.loads(line))
+
+
+def test_events_are_lines_too() -> None:
+    seen = EngineErrorSeen("req-1", "a", "EngineFailed", "500 boom", retried=True)
+    changed = ReplicaChanged("a", "failing", "EngineUnreachable")
+    told = [json.loads(line) for line in lines(seen, changed, as_json=True)]
+    assert [each["event"] for each in told] == ["EngineErrorSeen", "ReplicaChanged"]
+    assert told[0]["retried"] is True
+    assert told[1]["state"] == "failing"
+    assert all(line[8:].startswith(" EngineErrorSeen") for line in lines(seen, as_json=False))
+
+
+def test_for_people_a_request_is_one_line_of_words() -> None:
+    (line,) = lines(FULL, as_json=False)
+    clock, event, *words = shlex.split(line)
+    assert (len(clock), event) == (8, "request")
+    assert "outcome=interrupted" in words
+    assert "detail=500 boom" in words
+
+
+HOSTILE = [
+    'x\n{"event":"request","status":200}',
+    "x\r\nstatus=200",
+    "\x1b[2J\x1b[31mred",
+    "\x9b2J",
+    "x outcome=ok",
+    'x"outcome=ok',
+    '"',
+    "x\x00y",
+    "x\u2028y\u2029z\x85w",
+    "\u202egnp.exe",
+    "back\\slash n\\n",
+    "",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_a_client_chooses_stays_inside_one_value_of_one_line(value: str, as_json: bool) -> None:
+    hostile = record(model=value, method=value, detail=value)
+    (line,) = lines(hostile, as_json=as_json)
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+    if as_json:
+        assert json.loads(line).get("model", "") == value
+    else:
+        (known,) = lines(record(model="m", method="M", detail="d"), as_json=False)
+        assert names(line) - {"model", "detail"} == names(known) - {"model", "detail"}
+
+
+def names(line: str) -> set[str]:
+    """Of `name=value`, read as a program would: quotes hold a value together."""
+    return {word.split("=", 1)[0] for word in shlex.split(line)[2:]}
+
+
+@given(st.text(max_size=40))
+def test_any_text_stays_one_word(value: str) -> None:
+    (line,) = lines(record(model="m", method=value, detail="d"), as_json=False)
+    assert line.isprintable()
+    assert names(line) == {
+        "request_id",
+        "method",
+        "endpoint",
+        "status",
+        "outcome",
+        "duration_ms",
+        "model",
+        "detail",
+    }
+
+
+def test_lines_are_written_whole_and_in_order_when_many_threads_write() -> None:
+    stream = io.StringIO()
+    writer = LogWriter(stream)
+
+    def write(name: int) -> None:
+        for number in range(2_000):
+            writer.write(f"{name} {number}")
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    found = [tuple(map(int, line.split())) for line in stream.getvalue().splitlines()]
+    assert sorted(found) == [(name, number) for name in range(8) for number in range(2_000)]
+    for name in range(8):
+        assert [number for each, number in found if each == name] == list(range(2_000))
+
+
+def test_closing_writes_what_is_left_and_may_be_done_twice() -> None:
+    stream = io.StringIO()
+    writer = LogWriter(stream)
+    writer.write("last words")
+    writer.close()
+    writer.close()
+    assert stream.getvalue() == "last words\n"
+
+
+class Broken(io.StringIO):
+    """A pipe whose reader comes and goes."""
+
+    broken = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.tried.set()
+        if self.broken:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_a_broken_pipe_does_not_end_the_writing() -> None:
+    stream = Broken()
+    writer = LogWriter(stream)
+    writer.write("lost")
+    assert stream.tried.wait(5)
+    stream.broken = False
+    writer.write("kept")
+    writer.close()
+    assert stream.getvalue().endswith("kept\n")
+
+
+def test_lines_that_nobody_takes_do_not_fill_the_memory() -> None:
+    go_on = threading.Event()
+
+    class Stuck(io.StringIO):
+        def write(self, text: str) -> int:
+            go_on.wait()
+            return super().write(text)
+
+    stream = Stuck()
+    writer = LogWriter(stream)
+    for number in range(300_000):
+        writer.write(f"line {number}")
+    held = writer.waiting
+    go_on.set()
+    writer.close()
+    assert held <= 100_000
+    assert stream.getvalue().endswith("line 299999\n"), "the newest lines are the ones that are kept"
