@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,12 +24,20 @@ GRACE_S = 5.0
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    if _missing(args.model):
+        return _refuse(f"{args.model} is not a folder with a model in it.")
     try:
         listener = _bound(args.host, args.port)
     except OSError as error:
         return _refuse(f"Cannot listen on {args.host}:{args.port}: {error.strerror}.")
     with listener:
         return _start(args, listener)
+
+
+def _missing(model: str) -> bool:
+    """Whether this can only be a folder, and is none. What is left may be a name in the local cache."""
+    path = Path(model).expanduser()
+    return not path.is_dir() and (model.startswith(("/", "./", "../", "~")) or path.is_file())
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -87,6 +96,7 @@ async def _serve(args: argparse.Namespace, engine: "Engine", listener: socket.so
             stop.set()
     finally:
         await engine.stop()
+    tell("stopped")
     return 0
 
 
@@ -166,4 +176,6 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stderr.flush()
+    os._exit(ended)  # all is given back; taking torch apart piece by piece would last longer than the grace time

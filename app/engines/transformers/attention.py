@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.generation.continuous_batching.cache_allocators.full_attention import FullAttentionCacheAllocator
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -121,7 +121,7 @@ class PagedAttention:
 
     def __call__(
         self,
-        module: nn.Module,
+        module: Any,
         query: Tensor,  # [1, heads, queries, width]
         key: Tensor,  # [1, key heads, queries, width]
         value: Tensor,

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,9 +56,6 @@ def load(name: str, *, device: str, dtype: str, tell: Tell) -> Loaded:
 
     place = _device(device)
     numbers = _dtype(dtype, place)
-    local = Path(name).is_dir()
-    if not local and (name.startswith(("/", "./", "../", "~")) or Path(name).is_file()):
-        raise LoadFailed(f"{name} is not a folder with a model in it.")
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)

@@ -190,7 +190,7 @@ class Api:
         await exchange.answer(self._engine.metrics.page(), headers=[kind])
 
     async def _off_loop(self, exchange: Exchange, make: Callable[..., T], *args: Any) -> T:
-        """Tokenising a long text would keep everybody waiting; handing over a short one would cost more than it does."""
+        """Tokenising a long text would keep everybody waiting; handing over a short one costs more than it does."""
         if exchange.size < LONG_BODY_BYTES:
             return make(*args)
         return await asyncio.to_thread(make, *args)

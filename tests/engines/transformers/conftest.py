@@ -104,7 +104,7 @@ class Bench:
         return job.row.produced
 
 
-@pytest.fixture()
+@pytest.fixture
 def bench(network: Any) -> Iterator[Callable[..., Bench]]:
     """Batches over the tiny network, stopped at the end."""
     made: list[Bench] = []

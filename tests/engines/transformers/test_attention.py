@@ -27,7 +27,7 @@ class Store:
         return self.keys, self.values
 
 
-class Module(torch.nn.Module):
+class Module:
     layer_idx = 0
 
 

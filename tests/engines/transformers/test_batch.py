@@ -270,10 +270,10 @@ def test_when_the_thread_dies_everybody_is_told(network: Any, bench: Make) -> No
     one = bench()
     jobs = [one.submit(words(seed, 10), 400) for seed in range(2)]
     one.next()
-    with patch.object(type(one.batch._manager), "_recover", side_effect=RuntimeError("beyond repair")):
-        with failing_steps(network, lambda ids: True):
-            ends = one.until_done(*jobs)
-            assert one.died.wait(5)
+    beyond_repair = patch.object(type(one.batch._manager), "_recover", side_effect=RuntimeError("beyond repair"))
+    with beyond_repair, failing_steps(network, lambda ids: True):
+        ends = one.until_done(*jobs)
+        assert one.died.wait(5)
     assert set(ends.values()) == {"error"}
     assert not one.batch.alive
 

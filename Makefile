@@ -1,0 +1,103 @@
+# `make help` lists what there is. Settings (HOST, PORT, MODEL_NAME, ...) are taken from the environment, from `.env`
+# and from the command line: make run PORT=9000
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --no-color
+INSTALL := $(PIP) install --quiet --no-compile
+LOCKED := $(INSTALL) --no-deps --require-hashes -r
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+# The first Python that is new enough.
+PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$each; break; }; done)
+
+# A stamp says that an install is done. Its name holds a sum of what it was made from: when that changes, so does the
+# name, and the install is done again; when nothing changed, pip is not even started.
+sum = $(shell { echo $(CURDIR); cat $(1); } | cksum | cut -d' ' -f1)
+PROJECT := pyproject.toml gllm/__init__.py
+VENV_MADE := $(VENV)/.made-$(call sum,/dev/null)
+RUN_READY := $(VENV)/.run-$(call sum,requirements/transformers.lock $(PROJECT))
+DEV_READY := $(VENV)/.dev-$(call sum,requirements/dev.lock $(PROJECT))
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(RUN_READY) ## Start a gateway and an engine with the demo model (ARGS="--model ...")
+	@exec $(BIN)/gllm serve $(ARGS)
+
+.PHONY: setup
+setup: $(DEV_READY) ## Prepare .venv with the gllm command and everything to develop it
+
+.PHONY: test
+test: $(DEV_READY) ## Run all tests: real engine, no GPU, no network (ARGS="-k name")
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: fmt
+fmt: $(DEV_READY) ## Format the code and mend what can be mended
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+.PHONY: lint
+lint: $(DEV_READY) ## Check style, formatting, and that imports only go down the floors
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+.PHONY: types
+types: $(DEV_READY) ## Check the types
+	@$(BIN)/mypy
+
+.PHONY: bench
+bench: $(DEV_READY) ## Measure (ARGS="--help")
+	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: docs
+docs: $(RUN_READY) ## Write the generated documents and .env.example anew
+	@$(BIN)/python -m app.settings
+
+.PHONY: lock
+lock: $(VENV_MADE) ## Choose the versions of all dependencies anew
+	@$(INSTALL) uv
+	@rm -f requirements/*.lock
+	@$(call compile,dev,requirements/torch.in --extra transformers --extra redis --extra dev)
+	@$(call compile,transformers,requirements/torch.in --extra transformers --constraints requirements/dev.lock)
+	@$(call compile,base,--constraints requirements/dev.lock)
+
+compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" --override requirements/without-torch.in \
+	--output-file requirements/$(1).lock pyproject.toml requirements/build.in $(2)
+
+.PHONY: clean
+clean: ## Remove .venv and all caches
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV_MADE):
+	@test -n "$(PYTHON)" || { echo "gllm needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV) || \
+		{ echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(RUN_READY): | $(VENV_MADE)
+	@echo "Installing the gateway and the Transformers engine (once; about a minute)"
+	@$(LOCKED) requirements/transformers.lock
+	@$(torch)
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.run-* && touch $@
+
+$(DEV_READY): $(RUN_READY)
+	@echo "Installing what tests and checks need (once)"
+	@$(LOCKED) requirements/dev.lock
+	@rm -f $(VENV)/.dev-* && touch $@
+
+# Not locked: its build depends on the machine, and so does what comes with it (nothing, or CUDA).
+torch = $(BIN)/python -c "import importlib.metadata as m; assert m.version('torch').split('+')[0] in '$(TORCH)'" \
+	2>/dev/null || { echo "Installing $(TORCH)"; $(INSTALL) "$(TORCH)"; }

@@ -1,0 +1,28 @@
+"""`python -m bench`: which measurements there are, and running one.
+
+python -m bench http_stack --slices 6
+python -m bench engine_batching
+"""
+
+import runpy
+import sys
+
+MEASUREMENTS = {
+    "http_stack": "what each layer of the HTTP stack costs the gateway, per request and per event",
+    "engine_batching": "what continuous batching gives the Transformers engine, in tokens a second",
+}
+
+
+def main() -> None:
+    asked = sys.argv[1:2]
+    if not asked or asked[0] not in MEASUREMENTS:
+        print("python -m bench NAME [--help], where NAME is one of\n")
+        for name, what in MEASUREMENTS.items():
+            print(f"  {name:16} {what}")
+        raise SystemExit(0 if asked in ([], ["--help"]) else 2)
+    sys.argv = sys.argv[1:]
+    runpy.run_module(f"bench.{asked[0]}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
