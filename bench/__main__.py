@@ -1,7 +1,7 @@
 """`python -m bench`: which measurements there are, and running one.
 
-    python -m bench http_stack --slices 6
-    python -m bench engine_batching
+python -m bench http_stack --slices 6
+python -m bench engine_batching
 """
 
 import runpy
