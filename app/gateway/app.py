@@ -25,7 +25,7 @@ from app.gateway.admission import Admission
 from app.gateway.behind import fastapi_app
 from app.gateway.dispatch import Dispatch
 from app.gateway.edge import Edge, EdgeLimits
-from app.gateway.endpoints import Endpoints
+from app.gateway.endpoints import PROBED, Endpoints
 from app.gateway.intake import Defaults, Intake
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
@@ -126,7 +126,8 @@ class Gateway:
         as_json = logs.format == "json" or (logs.format == "auto" and not sys.stderr.isatty())
         backends: list[Telemetry] = [self.metrics] if self.metrics is not None else []
         if logs.level in ("debug", "info"):
-            backends.append(RequestLog(self.log, as_json=as_json))
+            unlogged = () if logs.level == "debug" else PROBED
+            backends.append(RequestLog(self.log, as_json=as_json, unlogged=unlogged))
         return backends
 
     def _external_engines(self) -> dict[str, Engine]:
@@ -134,7 +135,8 @@ class Gateway:
 
     def _http_engine(self, url: str) -> HttpEngine:
         limits = self.settings.timeouts
-        timeouts = EngineTimeouts(limits.connect_s, limits.first_byte_s, limits.idle_s)
+        whole_s = self.settings.edge.request_timeout_s  # unless streamed, the first byte comes when all is made
+        timeouts = EngineTimeouts(limits.connect_s, limits.first_byte_s, limits.idle_s, whole_s)
         key = self.settings.engine.api_key
         return HttpEngine(url, watch=self.watch, timeouts=timeouts, api_key=key.get_secret_value() if key else None)
 

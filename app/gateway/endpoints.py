@@ -15,6 +15,8 @@ from app.gateway.admission import Admission
 from app.telemetry.prometheus import Metrics
 
 READING = ["GET", "HEAD"]
+PROBED = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+"""Asked by machines, every few seconds."""
 
 
 class Model(BaseModel):

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -103,14 +104,18 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
 class RequestLog:
     """Requests and events as lines: JSON for machines, words for a terminal."""
 
-    def __init__(self, writer: LogWriter, *, as_json: bool) -> None:
+    def __init__(self, writer: LogWriter, *, as_json: bool, unlogged: Collection[str] = ()) -> None:
+        """`unlogged`: endpoints that machines ask every few seconds, whose lines would bury the others."""
         self._write = writer.write
         self._as_json = as_json
+        self._unlogged = unlogged
 
     def began(self, record: Record) -> None:
         """A request is logged once, when it has ended."""
 
     def ended(self, record: Record) -> None:
+        if record.endpoint in self._unlogged:
+            return
         line = RequestLine.of(record)
         self._write(_json(line) if self._as_json else _words(msgspec.to_builtins(line)))
 

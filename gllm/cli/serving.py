@@ -124,6 +124,7 @@ class Serving:
             self._progress.done()
             os._exit(KILLED)  # the keepers notice, and end the engines
         self._server.should_exit = True
+        self._gateway.admission.draining = True
         self._progress.done()
         if not self._gateway.failure:
             print("\nStopping. Running answers may finish; once more stops at once.", flush=True)
