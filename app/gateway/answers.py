@@ -113,7 +113,7 @@ def headers_of(error: GatewayError) -> Headers:
     row = row_of(error)
     headers: Headers = []
     if error.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after + 0.5))))
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     if row.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if row.status == 503:

@@ -135,7 +135,8 @@ class Gateway:
 
     def _http_engine(self, url: str) -> HttpEngine:
         limits = self.settings.timeouts
-        timeouts = EngineTimeouts(limits.connect_s, limits.first_byte_s, limits.idle_s)
+        whole_s = self.settings.edge.request_timeout_s  # unless streamed, the first byte comes when all is made
+        timeouts = EngineTimeouts(limits.connect_s, limits.first_byte_s, limits.idle_s, whole_s)
         key = self.settings.engine.api_key
         return HttpEngine(url, watch=self.watch, timeouts=timeouts, api_key=key.get_secret_value() if key else None)
 

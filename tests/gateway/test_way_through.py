@@ -122,10 +122,11 @@ async def test_a_refusal_that_no_replica_mends_is_an_honest_error(
     assert house.recorder.last.outcome is outcome
 
 
-async def test_backpressure_says_when_to_come_back(build: Build) -> None:
-    house = await build(only=Scripted(refuse_with=EngineBusy(retry_after=7)))
+@pytest.mark.parametrize(("after", "told"), [(0.1, "1"), (1, "1"), (1.2, "2"), (2, "2"), (7, "7")])
+async def test_backpressure_says_when_to_come_back(build: Build, after: float, told: str) -> None:
+    house = await build(only=Scripted(refuse_with=EngineBusy(retry_after=after)))
     done = await house.post(asking())
-    assert (done.headers["retry-after"], done.headers["x-gllm-reason"]) == ("8", "engine_busy")
+    assert (done.headers["retry-after"], done.headers["x-gllm-reason"]) == (told, "engine_busy")
 
 
 async def test_what_the_client_did_wrong_is_not_tried_again(build: Build) -> None:
@@ -239,7 +240,7 @@ async def test_no_replica_left_is_503_and_the_model_stays_known(build: Build) ->
     house = await build(only=Scripted(refuse_with=EngineUnreachable()))
     assert (await house.post(asking())).status == 502
     done = await house.post(asking())
-    assert (done.status, done.headers["x-gllm-reason"], done.headers["retry-after"]) == (503, "no_replica", "2")
+    assert (done.status, done.headers["x-gllm-reason"], done.headers["retry-after"]) == (503, "no_replica", "1")
     assert (await house.get("/v1/models")).json()["data"][0]["id"] == "demo"
     await house.gateway.prober.round()
     house.engine.refuse_with = None
