@@ -14,7 +14,6 @@ from app.errors import Draining, NoReplica, UnknownModel, UnknownPath
 from app.gateway.admission import Admission
 from app.telemetry.prometheus import Metrics
 
-READING = ["GET", "HEAD"]
 PROBED = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked by machines, every few seconds."""
 
@@ -56,9 +55,9 @@ class Endpoints:
     def router(self) -> APIRouter:
         router = APIRouter()
         for path, answer, summary in self._table():
-            router.add_api_route(
-                path, answer, methods=READING, summary=summary, include_in_schema=not path.startswith("/models")
-            )
+            documented = not path.startswith("/models")
+            router.add_api_route(path, answer, methods=["GET"], summary=summary, include_in_schema=documented)
+            router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
         return router
 
     @property

@@ -288,6 +288,6 @@ def _refuse(request: msgspec.Struct, lacks: dict[str, Harmless]) -> None:
 def _given(request: msgspec.Struct, lacks: dict[str, Harmless]) -> Iterator[str]:
     for name, harmless in lacks.items():
         value = getattr(request, name)
-        absent = value is None or (isinstance(value, msgspec.Raw) and bytes(value) in (b"", b"null"))
+        absent = value in (None, msgspec.UNSET) or (isinstance(value, msgspec.Raw) and bytes(value) == b"null")
         if not absent and not harmless(value):
             yield name
