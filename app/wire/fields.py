@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 2_048
@@ -40,6 +40,10 @@ TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
 Prompt = str | Annotated[list[str | TokenId | TokenIds], Meta(min_length=1, max_length=1_000_000)]
 """Text, texts, token ids, or lists of them; that a list holds one kind only is checked after decoding."""
 Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Text], Meta(max_length=16)]
+
+
+Opaque = Raw | UnsetType
+"""JSON that is the engine's business."""
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -84,10 +88,10 @@ class Part(Strict):
     input_audio: dict[str, str] | None = None
     file: File | None = None
     refusal: str | None = None
-    thinking: Raw = Raw()
+    thinking: Opaque = UNSET
     uuid: Text | None = None
-    cache_control: Raw = Raw()
-    prompt_cache_breakpoint: Raw = Raw()
+    cache_control: Opaque = UNSET
+    prompt_cache_breakpoint: Opaque = UNSET
 
     def media(self) -> list[str]:
         """Addresses. A file's data may also be bare base64, which has no colon."""
@@ -120,10 +124,10 @@ class Message(Strict):
     refusal: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    annotations: Raw = Raw()
-    audio: Raw = Raw()
-    parsed: Raw = Raw()
-    provider_specific_fields: Raw = Raw()
+    annotations: Opaque = UNSET
+    audio: Opaque = UNSET
+    parsed: Opaque = UNSET
+    provider_specific_fields: Opaque = UNSET
 
 
 Messages = Annotated[list[Message], Meta(min_length=1, max_length=10_000)]
@@ -149,8 +153,8 @@ HostedTools = Annotated[list[dict[str, Raw]], Meta(max_length=1_024)]
 class ResponseFormat(msgspec.Struct):
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: dict[str, Raw] | None = None
-    structures: Raw = Raw()
-    format: Raw = Raw()
+    structures: Opaque = UNSET
+    format: Opaque = UNSET
 
 
 class Turn(Strict):

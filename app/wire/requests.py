@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from app.errors import InvalidRequest
 from app.generation import Route
@@ -26,6 +26,7 @@ from app.wire.fields import (
     Metadata,
     Name,
     Names,
+    Opaque,
     Penalty,
     Prompt,
     PromptLogprobs,
@@ -98,8 +99,8 @@ class Sampled(Request):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     use_beam_search: bool | None = None
-    structured_outputs: Raw = Raw()
-    guided_json: Raw = Raw()
+    structured_outputs: Opaque = UNSET
+    guided_json: Opaque = UNSET
     guided_regex: Text | None = None
     guided_choice: Words | None = None
     guided_grammar: Text | None = None
@@ -120,15 +121,15 @@ class ChatRequest(Sampled, kw_only=True):
     thinking_token_budget: Count | None = None
     include_reasoning: bool | None = None
     verbosity: Text | None = None
-    prediction: Raw = Raw()
-    audio: Raw = Raw()
+    prediction: Opaque = UNSET
+    audio: Opaque = UNSET
     modalities: Names | None = None
     store: bool | None = None
     service_tier: Text | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
     prompt_cache_retention: Text | None = None
-    prompt_cache_options: Raw = Raw()
+    prompt_cache_options: Opaque = UNSET
 
     echo: bool | None = None
     add_generation_prompt: bool | None = None
@@ -171,8 +172,8 @@ class ResponsesRequest(Request, kw_only=True):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: TokenCount | None = None
-    reasoning: Raw = Raw()
-    text: Raw = Raw()
+    reasoning: Opaque = UNSET
+    text: Opaque = UNSET
     truncation: Text | None = None
     include: Names | None = None
     metadata: Metadata | None = None
@@ -181,7 +182,7 @@ class ResponsesRequest(Request, kw_only=True):
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
     prompt_cache_retention: Text | None = None
-    prompt_cache_options: Raw = Raw()
+    prompt_cache_options: Opaque = UNSET
 
     def output_limit(self) -> int | None:
         return self.max_output_tokens
@@ -201,11 +202,11 @@ class MessagesRequest(Strict, kw_only=True):
     stop_sequences: StopSequences | None = None
     tools: HostedTools | None = None
     tool_choice: dict[str, Raw] | None = None
-    thinking: Raw = Raw()
+    thinking: Opaque = UNSET
     metadata: Metadata | None = None
     service_tier: Text | None = None
-    context_management: Raw = Raw()
-    output_config: Raw = Raw()
+    context_management: Opaque = UNSET
+    output_config: Opaque = UNSET
 
     def output_limit(self) -> int | None:
         return self.max_tokens

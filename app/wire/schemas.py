@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from app.errors import InvalidRequest
 
@@ -18,11 +18,13 @@ _LEASTS = ("minItems", "minLength", "minProperties", "minContains")
 _SUSPECT = re.compile(rb'\$|\\u|"min')
 
 
-def check_schema(raw: Raw, param: str) -> None:
+def check_schema(raw: Raw | UnsetType, param: str) -> None:
     """Refuse one that is huge or deep, demands monstrous answers, or would make an engine fetch another one.
 
     `raw` may also be something around schemas: a tool, a response format.
     """
+    if raw is UNSET:
+        return
     text = bytes(raw)
     if len(text) > MAX_SCHEMA_BYTES:
         raise InvalidRequest("This schema is too large.", param=param, code="invalid_schema")

@@ -108,14 +108,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """The answer is whole, both sides want to go on, and neither has sent a byte that belongs to no one."""
-        return (
-            self.complete
-            and self._keeps
-            and self.alive
-            and not self.paused
-            and self._transport.get_write_buffer_size() == 0
-        )
+        """The answer is whole, the engine goes on, and on neither side is there a byte that belongs to no one."""
+        return self._keeps and self.alive and self._transport.get_write_buffer_size() == 0
 
     def fail(self, error: GatewayError) -> None:
         """End it now, so that the engine notices too."""
@@ -125,9 +119,10 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def drop(self, error: GatewayError) -> None:
-        """As `fail`, and what has not been read is worth nothing any more."""
+        """As `fail`, and all that has not been read is worth nothing any more."""
         self._pieces = []
         self.size = 0
+        self.fault = error
         self.fail(error)
 
     def abort(self) -> None:

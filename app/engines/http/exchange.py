@@ -81,6 +81,7 @@ class HttpExchange:
             if connection.status != 200:
                 raise await self._refused(connection)
             self._check(connection.headers)
+            self._request = b""  # it may be large, and the answer may take long
         except BaseException:
             await self._leave()
             raise
@@ -127,13 +128,12 @@ class HttpExchange:
         elif connection is not None and connection.awaited:
             error = EngineStalled() if connection.begun else EngineSilent()
         else:
-            self.due = self._call.expires_at  # what is slow is our own reader
-            return
+            return  # what is slow is our own reader
         self.due = math.inf
         if self._connecting is not None:
             self._verdict = error
             self._connecting.cancel()
-        elif connection is not None and connection.fault is None and not connection.complete:
+        elif connection is not None and not connection.complete:
             connection.drop(error)
 
     # --- the phases -----------------------------------------------------------------------------------------------
@@ -166,10 +166,10 @@ class HttpExchange:
 
     async def _asked(self, connection: Connection) -> Connection:
         self._connection = connection
+        timeouts, limits = self._timeouts, self._limits
         streamed = self._cutter is not None
-        connection.send(self._request, self._limits.buffer_bytes if streamed else self._limits.max_answer_bytes)
-        timeouts = self._timeouts
         self._allow(timeouts.first_byte_s if streamed or timeouts.whole_s is None else timeouts.whole_s)
+        connection.send(self._request, pause_above=limits.buffer_bytes if streamed else limits.max_answer_bytes)
         while not connection.status:
             if connection.fault is not None:
                 raise connection.fault

@@ -71,8 +71,10 @@ class Pool:
 
     async def aclose(self) -> None:
         self._closed = True
-        self._idle.clear()
-        for connection in list(self._open):
+        connections = list(self._open)
+        for connection in connections:
+            connection.abort()
+        for connection in connections:
             await connection.aclose()
 
     def _forget(self, connection: Connection) -> None:

@@ -154,6 +154,15 @@ async def test_a_stream_that_breaks_off_before_its_first_block_has_failed(
             await anext(exchange)
 
 
+async def test_a_body_without_a_length_does_not_end_with_a_reset(replica: Replica, engine: HttpEngine) -> None:
+    replica.plays(Do.REQUEST, SSE + b"\r\n" + ONE, Do.PAUSE, Do.RESET)
+    async with engine.open(a_call(stream=True)) as exchange:
+        assert await anext(exchange) == ONE
+        replica.go_on()
+        with pytest.raises(EngineBroken):
+            await anext(exchange)
+
+
 async def test_a_stream_that_ends_inside_an_event_is_broken(replica: Replica, engine: HttpEngine) -> None:
     replica.plays(Do.REQUEST, stream(ONE, TWO[:-1]))
     blocks, error = await failure_of(engine, a_call(stream=True))
@@ -218,6 +227,7 @@ async def test_an_answer_that_breaks_off_has_failed(
         sized(b"\x1f\x8b\x08", head=JSON + b"content-encoding: gzip\r\n"),
         sized(b"<html>", head=OK + b"content-type: text/html\r\n"),
         sized(b"{}", head=OK),
+        b"HTTP/1.1 103 Early Hints\r\ncontent-type: application/json\r\n\r\n" + sized(b"{}", head=OK),
         stream(ONE),
         b"HTTP/1.1 204 No Content\r\n\r\n",
         b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n",

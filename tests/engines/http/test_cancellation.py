@@ -24,6 +24,7 @@ from tests.engines.http.replica import (
     sized,
     turns,
 )
+from tests.support.clock import FakeClock
 from tests.support.until import until
 
 EVENTS = chunk(an_event("one")), chunk(an_event("two")), LAST_CHUNK
@@ -82,7 +83,9 @@ async def test_a_call_cancelled_at_any_turn_of_a_handshake_leaves_nothing(
         assert engine.open_connections == 0
 
 
-async def test_a_reader_may_give_up_one_read_and_come_back(replica: Replica, engine: HttpEngine) -> None:
+async def test_a_reader_may_give_up_one_read_and_come_back(
+    replica: Replica, engine: HttpEngine, watch: Watch, clock: FakeClock
+) -> None:
     one, two = an_event("one"), an_event("two")
     replica.plays(Do.REQUEST, SSE + CHUNKED + chunk(one), Do.PAUSE, chunk(two) + LAST_CHUNK, Do.UNTIL_CLOSED)
     async with engine.open(a_call(stream=True)) as exchange:
@@ -90,6 +93,8 @@ async def test_a_reader_may_give_up_one_read_and_come_back(replica: Replica, eng
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await anext(exchange)
+        clock.advance(60)
+        watch.sweep()
         replica.go_on()
         await turns(20)
         assert [block async for block in exchange] == [two]

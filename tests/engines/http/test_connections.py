@@ -1,11 +1,14 @@
 """Which connection carries a request, and what becomes of it afterwards."""
 
+import asyncio
+import gc
 import socket
 from dataclasses import replace
 
 import pytest
 
 from app.engines.http import HttpEngine, Limits, Timeouts
+from app.engines.http.connection import Connection
 from app.engines.http.exchange import HttpExchange
 from app.errors import EngineBroken, EngineFailed, EngineRefused, EngineUnreachable
 from app.reliability.watch import Watch
@@ -95,6 +98,15 @@ async def test_an_answer_that_comes_before_the_request_is_all_sent_is_read_but_i
 ) -> None:
     refusal = sized(b'{"error":{}}', head=b"HTTP/1.1 413 Too Large\r\ncontent-type: application/json\r\n")
     replica.plays(Do.HEAD, refusal, Do.PAUSE)
+    _, error = await failure_of(engine, a_call(body=b" " * 50_000_000))
+    assert type(error) is EngineRefused
+    assert engine.open_connections == 0
+
+
+async def test_an_answer_may_end_with_its_connection_while_the_request_is_still_being_sent(
+    replica: Replica, engine: HttpEngine
+) -> None:
+    replica.plays(Do.HEAD, b"HTTP/1.1 413 Too Large\r\n\r\n", Do.END, Do.PAUSE)
     _, error = await failure_of(engine, a_call(body=b" " * 50_000_000))
     assert type(error) is EngineRefused
     assert engine.open_connections == 0
@@ -232,6 +244,13 @@ async def test_closing_the_engine_ends_what_is_still_open(replica: Replica, engi
     assert engine.open_connections == 0
 
 
+async def test_a_closed_engine_keeps_no_connection(replica: Replica, engine: HttpEngine) -> None:
+    replica.plays(Do.REQUEST, ANSWER, Do.UNTIL_CLOSED)
+    await engine.aclose()
+    assert await answer_of(engine, a_call()) == [b"{}"]
+    assert engine.open_connections == 0
+
+
 # --- leaving ------------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +276,19 @@ async def test_an_error_in_the_block_passes_through_and_aborts(replica: Replica,
         async with engine.open(a_call(stream=True)):
             raise KeyError
     await until(lambda: replica.closed_by_client == 1)
+
+
+async def test_a_connection_is_freed_when_it_is_lost(replica: Replica, engine: HttpEngine) -> None:
+    replica.plays(Do.REQUEST, SSE + CHUNKED + chunk(ONE), Do.UNTIL_CLOSED)
+    gc.collect()
+    gc.disable()
+    try:
+        async with engine.open(a_call(stream=True)) as exchange:
+            assert await anext(exchange) == ONE
+        await turns(2)
+        assert not any(isinstance(found, Connection) for found in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 # --- reading no faster than the reader ----------------------------------------------------------------------------
@@ -291,6 +323,26 @@ async def test_an_engine_that_refuses_connections_is_unreachable(
         _, error = await failure_of(engine, a_call())
         assert type(error) is EngineUnreachable
         await engine.aclose()
+
+
+async def test_an_engine_that_hangs_up_at_once_has_failed(replica: Replica, engine: HttpEngine) -> None:
+    replica.plays()
+    _, error = await failure_of(engine, a_call())
+    assert type(error) is EngineFailed
+    assert engine.open_connections == 0
+
+
+async def test_a_connection_lost_before_anything_was_sent_says_so_to_its_reader() -> None:
+    class Closed(asyncio.Transport):
+        def write(self, data: object) -> None:
+            raise AssertionError("nothing is written to a closed transport")
+
+    lost: list[Connection] = []
+    connection = Connection(max_header_bytes=1_000, on_lost=lost.append)
+    connection.connection_made(Closed())
+    connection.connection_lost(None)
+    connection.send(b"a request", pause_above=1_000)
+    assert (type(connection.fault), lost) == (EngineFailed, [connection])
 
 
 async def test_an_engine_whose_name_is_not_known_is_unreachable(

@@ -37,6 +37,18 @@ async def test_the_engines_key_and_path_are_used(replica: Replica, watch: Watch,
     await engine.aclose()
 
 
+async def test_a_proxy_in_the_environment_is_not_for_engines(
+    replica: Replica, watch: Watch, timeouts: Timeouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    replica.plays(Do.REQUEST, sized(LISTING), Do.UNTIL_CLOSED)
+    engine = HttpEngine(f"http://127.0.0.1:{replica.port}", watch=watch, timeouts=timeouts)
+    assert await engine.models()
+    await engine.aclose()
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [

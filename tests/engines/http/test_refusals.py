@@ -1,13 +1,14 @@
 """What an engine's error is taken for. Never a word of it reaches the client."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engines.http import HttpEngine
+from app.engines.http import HttpEngine, Limits, Timeouts
 from app.engines.http.refusals import MAX_RETRY_AFTER_S, refusal, retry_after
 from app.errors import (
     ContextTooLong,
@@ -19,6 +20,7 @@ from app.errors import (
     EngineNonsense,
     EngineRefused,
 )
+from app.reliability.watch import Watch
 from tests.engines.http.replica import Do, Replica, a_call, failure_of, sized
 
 
@@ -179,3 +181,14 @@ async def test_an_error_without_end_is_not_read_to_its_end(replica: Replica, eng
         _, error = await failure_of(engine, a_call(stream=stream))
         assert type(error) is EngineFailed
     assert engine.open_connections == 0
+
+
+async def test_an_error_larger_than_the_buffer_is_still_an_error(
+    replica: Replica, watch: Watch, timeouts: Timeouts, limits: Limits
+) -> None:
+    replica.plays(Do.REQUEST, b"HTTP/1.1 500 Oh\r\n\r\n" + b"x" * 4_000, Do.UNTIL_CLOSED)
+    small = replace(limits, buffer_bytes=1_000)
+    engine = HttpEngine(f"http://127.0.0.1:{replica.port}", watch=watch, timeouts=timeouts, limits=small)
+    _, error = await failure_of(engine, a_call(stream=True))
+    assert type(error) is EngineFailed
+    await engine.aclose()

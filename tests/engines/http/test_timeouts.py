@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -263,6 +263,23 @@ async def test_the_engine_has_all_its_time_from_when_the_reader_is_back(
         assert reading.result() == TWO
 
 
+async def test_a_slow_reader_does_not_excuse_an_engine_that_does_not_begin(
+    replica: Replica, engine: HttpEngine, timeouts: Timeouts, time: Time
+) -> None:
+    replica.plays(Do.REQUEST, SSE + CHUNKED, Do.UNTIL_CLOSED)
+    async with engine.open(a_call(stream=True)) as exchange, asyncio.TaskGroup() as group:
+        await time.passes(timeouts.first_byte_s * 3)
+        reading = group.create_task(failing(anext(exchange)))
+        await time.passes(0)
+        assert type(await reading) is EngineSilent
+
+
+async def failing(read: Awaitable[bytes]) -> GatewayError:
+    with pytest.raises(GatewayError) as failed:
+        await read
+    return failed.value
+
+
 async def test_an_error_whose_body_stops_is_soon_taken_as_it_is(
     replica: Replica, engine: HttpEngine, time: Time
 ) -> None:
@@ -312,6 +329,16 @@ async def test_the_deadline_ends_a_call_whose_reader_is_slow(
             await anext(exchange)
 
 
+async def test_a_stream_that_broke_off_unread_ends_with_the_deadline_all_the_same(
+    replica: Replica, engine: HttpEngine, watch: Watch, time: Time
+) -> None:
+    replica.plays(Do.REQUEST, SSE + CHUNKED + chunk(ONE), Do.END)
+    async with engine.open(a_call(stream=True, expires_at=watch.clock() + 3)) as exchange:
+        await time.passes(3)
+        with pytest.raises(DeadlinePassed):
+            await anext(exchange)
+
+
 async def test_an_answer_that_is_whole_before_the_deadline_may_be_read_after_it(
     replica: Replica, engine: HttpEngine, watch: Watch, time: Time
 ) -> None:
@@ -323,7 +350,11 @@ async def test_an_answer_that_is_whole_before_the_deadline_may_be_read_after_it(
 
 
 async def test_a_call_that_has_expired_is_not_sent(replica: Replica, engine: HttpEngine, watch: Watch) -> None:
-    replica.plays(Do.REQUEST, sized(b"{}"), Do.UNTIL_CLOSED)
+    replica.plays(Do.REQUEST, sized(b"{}"), Do.REQUEST, sized(b"{}"), Do.UNTIL_CLOSED)
     _, error = await failure_of(engine, a_call(expires_at=watch.clock()))
     assert type(error) is DeadlinePassed
     assert replica.accepted == 0
+    await answer_of(engine, a_call())
+    await failure_of(engine, a_call(expires_at=watch.clock()))
+    await turns(20)
+    assert len(replica.requests) == 1
