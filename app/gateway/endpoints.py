@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 
 from app.clock import Clock
@@ -55,8 +56,14 @@ class Endpoints:
     def router(self) -> APIRouter:
         router = APIRouter()
         for path, answer, summary in self._table():
-            documented = not path.startswith("/models")
-            router.add_api_route(path, answer, methods=["GET"], summary=summary, include_in_schema=documented)
+            router.add_api_route(
+                path,
+                answer,
+                methods=["GET"],
+                summary=summary,
+                response_class=PlainTextResponse if path == "/metrics" else JSONResponse,
+                include_in_schema=not path.startswith("/models"),
+            )
             router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
         return router
 

@@ -18,6 +18,7 @@ async def test_the_document_describes_every_endpoint_once_and_every_time(house: 
     paths = first.json()["paths"]
     assert {route.value for route in Route} <= set(paths)
     assert {"/health", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/models/{model}"} <= set(paths)
+    assert set(paths["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
     names = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
     assert len(set(names)) == len(names)
     for operations in paths.values():
