@@ -21,11 +21,6 @@ async def test_the_document_describes_every_endpoint_once_and_every_time(house: 
     assert set(paths["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
     names = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
     assert len(set(names)) == len(names)
-    for operations in paths.values():
-        for operation in operations.values():
-            for status, answer in operation["responses"].items():
-                shown = answer.get("content", {}).get("application/json", {}).get("schema", {})
-                assert status == "200" or shown == {"$ref": "#/components/schemas/ErrorBody"}
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/models/demo"])
