@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from app.clock import Clock
@@ -43,6 +44,12 @@ class Health(BaseModel):
     replicas: dict[str, str]
 
 
+_SAID: dict[str, dict[str, Any]] = {
+    "/health": {"responses": {503: {"model": Health, "description": "Not healthy, and why"}}},
+    "/metrics": {"response_class": PlainTextResponse},
+}
+
+
 @dataclass(frozen=True)
 class Endpoints:
     fleet: Fleet
@@ -56,9 +63,13 @@ class Endpoints:
     def router(self) -> APIRouter:
         router = APIRouter()
         for path, answer, summary in self._table():
-            router.add_api_route(
-                path, answer, methods=READING, summary=summary, include_in_schema=not path.startswith("/models")
-            )
+            router.add_api_route(path, answer, methods=READING, include_in_schema=False)
+            if not path.startswith("/models"):
+                # Never reached: this one is for the document, which would list HEAD beside GET under the same id.
+                said = _SAID.get(path, {})
+                router.add_api_route(
+                    path, answer, methods=["GET"], summary=summary, operation_id=answer.__name__, **said
+                )
         return router
 
     @property

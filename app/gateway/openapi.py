@@ -18,6 +18,10 @@ _SUMMARIES = {
     Route.DETOKENIZE: "Tokens to text",
 }
 _STREAMING = (Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES)
+_READING = frozenset((400, 401, 403, 404, 405, 431, 500, 503))
+"""What may become of a question that has no body and needs no engine."""
+NOBODY_LEFT = 499
+"""In the log only: whoever would read it is gone."""
 _REF = "#/components/schemas/{name}"
 
 
@@ -25,12 +29,15 @@ def with_hot_paths(document: dict[str, Any]) -> dict[str, Any]:
     """FastAPI's own document, completed."""
     structs = [REQUESTS[route] for route in Route]
     schemas, components = msgspec.json.schema_components([*structs, ErrorBody], ref_template=_REF)
-    document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+    known = document.setdefault("components", {}).setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        known.pop(unused, None)
+    known.update(components)
     error = {"application/json": {"schema": schemas[-1]}}
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)
-            operation["responses"] |= _errors(error)
+            operation["responses"] = _errors(error, _READING) | operation["responses"]
     for route, schema in zip(Route, schemas, strict=False):
         document["paths"][route.value] = {"post": _operation(route, schema, error)}
     return document
@@ -44,13 +51,16 @@ def _operation(route: Route, schema: dict[str, Any], error: dict[str, Any]) -> d
         "summary": _SUMMARIES[route],
         "operationId": route.name.lower(),
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {"200": {"description": "The engine's answer, as it came", "content": answer}, **_errors(error)},
+        "responses": {
+            "200": {"description": "The engine's answer, as it came", "content": answer},
+            **_errors(error, frozenset(row.status for row in ERRORS.values())),
+        },
     }
 
 
-def _errors(error: dict[str, Any]) -> dict[str, Any]:
+def _errors(error: dict[str, Any], statuses: frozenset[int]) -> dict[str, Any]:
     codes: dict[int, list[str]] = {}
     for row in ERRORS.values():
-        codes.setdefault(row.status, []).append(row.code)
-    codes.pop(499)
+        if row.status in statuses and row.status != NOBODY_LEFT:
+            codes.setdefault(row.status, []).append(row.code)
     return {str(status): {"description": ", ".join(codes[status]), "content": error} for status in sorted(codes)}

@@ -16,6 +16,7 @@ from app.errors import InvalidRequest
 from app.generation import Route
 from app.wire.fields import (
     MAX_PROMPTS,
+    Alternatives,
     Choices,
     Count,
     Exponent,
@@ -102,7 +103,7 @@ class Sampled(Request):
     structured_outputs: Opaque = UNSET
     guided_json: Opaque = UNSET
     guided_regex: Text | None = None
-    guided_choice: Words | None = None
+    guided_choice: Alternatives | None = None
     guided_grammar: Text | None = None
 
     def output_limit(self) -> int | None:

@@ -189,7 +189,8 @@ async def test_an_answer_to_half_a_request_is_the_connections_last(build: Build)
     with pytest.raises(BodyTooLarge):
         await half.run(nothing)
     assert [whole.lifeline.answer_is_last(), half.lifeline.answer_is_last()] == [False, True]
-    assert (whole.line is None or not whole.line.last) and (half.line is None or half.line.last)
+    assert whole.line is None or not whole.line.last
+    assert half.line is None or half.line.last
 
 
 # --- hang-ups -----------------------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ def test_every_field_of_a_body_is_obeyed_refused_or_known_to_be_without_effect()
     }
     without_effect = {
         *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity"),
+        *("prompt_cache_retention", "prompt_cache_options"),
         *("spaces_between_special_tokens", "reasoning_effort", "include_reasoning", "parallel_tool_calls"),
         *("prompt_cache_retention", "prompt_cache_options"),
     }
