@@ -2,7 +2,6 @@
 
 from hypothesis import settings
 
-settings.register_profile(
-    "gllm", deadline=None
-)  # two busy cores are slow at times; what is slow always is seen by people
+# Two busy cores are slow at times; what is always slow is seen without a deadline.
+settings.register_profile("gllm", deadline=None)
 settings.load_profile("gllm")
