@@ -2,6 +2,7 @@
 
 from hypothesis import settings
 
-# Two busy cores are slow at times; what is always slow is seen without a deadline.
-settings.register_profile("gllm", deadline=None)
+settings.register_profile(
+    "gllm", deadline=None
+)  # two busy cores are slow at times; what is slow always is seen by people
 settings.load_profile("gllm")

@@ -32,9 +32,15 @@ class Gllm:
     def url(self) -> str:
         return self.text.partition(" at ")[2].split()[0]
 
-    def until(self, text: str, within_s: float = 60) -> None:
+    def until(self, text: str) -> None:
+        self._until(text, self._output)
+
+    def until_engine_says(self, text: str) -> None:
+        self._until(text, self._output.parent / ".state" / "logs" / "engine-0.log")
+
+    def _until(self, text: str, said: Path, within_s: float = 60) -> None:
         give_up = time.monotonic() + within_s
-        while text not in self.text:
+        while text not in said.read_text():
             assert self.process.poll() is None, self.text
             assert time.monotonic() < give_up, self.text
             time.sleep(0.05)

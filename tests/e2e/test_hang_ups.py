@@ -86,7 +86,10 @@ def test_a_reader_that_takes_nothing_is_cut_off_and_its_work_ended(engine: Engin
     asked = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 1_900, "ignore_eos": True, "n": 8}
     aborted = engine.aborted()
     settings = {"ENGINE_URLS": engine.url, "WRITE_TIMEOUT": "1"}
-    with running(GatewayProcess("impatient", free_port(), logs, **settings)) as gateway, Raw(gateway.port, takes=4_096) as client:
+    with (
+        running(GatewayProcess("impatient", free_port(), logs, **settings)) as gateway,
+        Raw(gateway.port, takes=4_096) as client,
+    ):
         memory = gateway.resident_mb()
         client.say(request(CHAT, {**asked, "stream": True, "logprobs": True, "top_logprobs": 20}))
         assert comes_true(lambda: engine.at_work() == 8, 5)

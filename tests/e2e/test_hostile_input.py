@@ -196,7 +196,10 @@ BODIES: dict[str, tuple[bytes, str]] = {
         b'{"messages":[{"role":"user","content":"x"}],"prediction":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         "nesting_too_deep",
     ),
-    "a million unknown keys": (b'{"a":1,' + b",".join(b'"k%d":1' % n for n in range(500_000)) + b"}", "unsupported_parameter"),
+    "a million unknown keys": (
+        b'{"a":1,' + b",".join(b'"k%d":1' % n for n in range(500_000)) + b"}",
+        "unsupported_parameter",
+    ),
     "a long key": (b'{"' + b"k" * 5_000_000 + b'":1}', "unsupported_parameter"),
 }
 
@@ -235,7 +238,9 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "param"), FIELDS, ids=[f"{param}-{number}" for number, (_, param) in enumerate(FIELDS)])
+@pytest.mark.parametrize(
+    ("fields", "param"), FIELDS, ids=[f"{param}-{number}" for number, (_, param) in enumerate(FIELDS)]
+)
 def test_a_bad_field_is_named(strict: GatewayProcess, fields: dict[str, Any], param: str) -> None:
     answer = strict.http.post(CHAT, json={**ASKED, **fields})
     assert answer.status_code == 400
@@ -287,7 +292,10 @@ def test_ten_thousand_strange_models_and_paths_make_no_metric(strict: GatewayPro
 def test_neither_prompts_nor_keys_are_told_to_anyone(strict: GatewayProcess, engine: Engine) -> None:
     canary = "canary-7f3a"
     headers = {"authorization": f"Bearer {canary}", "x-request-id": f"{canary}\n{canary}"[:11] + "!"}
-    for asked in ({"prompt": canary, "temperature": 9}, {"prompt": f'{canary}\n{{"event":"request"}}', "model": canary}):
+    for asked in (
+        {"prompt": canary, "temperature": 9},
+        {"prompt": f'{canary}\n{{"event":"request"}}', "model": canary},
+    ):
         answer = strict.http.post("/v1/completions", json=asked, headers=headers)
         assert answer.status_code in (400, 404)
         assert canary not in answer.text

@@ -371,8 +371,6 @@ def test_a_deadline_that_passes_is_a_server_error_and_ends_the_work(client: Open
     assert comes_true(lambda: engine.at_work() == 0, limit_s=1)
 
 
-
-
 def test_a_client_that_runs_out_of_patience_ends_the_work(client: OpenAI, engine: Engine) -> None:
     impatient = client.with_options(timeout=0.5)
     with pytest.raises(openai.APITimeoutError):

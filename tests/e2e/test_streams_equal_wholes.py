@@ -84,7 +84,9 @@ def question(chance: random.Random, number: int) -> tuple[str, dict[str, Any]]:
 
 async def answer(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Said:
     done = (await client.post(path, json=body)).raise_for_status().json()
-    texts = {each["index"]: each["message"]["content"] if "message" in each else each["text"] for each in done["choices"]}
+    texts = {
+        each["index"]: each["message"]["content"] if "message" in each else each["text"] for each in done["choices"]
+    }
     return Said(texts, {each["index"]: each["finish_reason"] for each in done["choices"]}, comparable(done["usage"]))
 
 

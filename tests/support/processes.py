@@ -157,7 +157,9 @@ class Engine(Server):
     def at_work(self) -> int:
         """Sequences that run or wait in it."""
         seen = self.samples()
-        return int(sum(v for k, v in seen.items() if k.startswith(("vllm:num_requests_running", "vllm:num_requests_w"))))
+        return int(
+            sum(v for k, v in seen.items() if k.startswith(("vllm:num_requests_running", "vllm:num_requests_w")))
+        )
 
     def taken(self) -> int:
         """Sequences that it ever took, however they ended."""

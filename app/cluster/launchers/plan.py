@@ -81,13 +81,16 @@ def vllm_serve(engine: Engine, place: Place) -> tuple[list[str], dict[str, str]]
 BUILDS: Mapping[str, Build] = {"transformers": transformers, "vllm": vllm_serve}
 
 
+EXTRA = "install the extra '{}' of this package, or use a running server (ENGINE_URLS)."
+
+
 def missing(engine: Engine) -> str | None:
     """What must be installed first, as a sentence. Nothing is imported to find out."""
     match engine.type:
         case "transformers" if not all(find_spec(name) for name in ("torch", "transformers")):
-            return "ENGINE_TYPE=transformers needs PyTorch and Transformers: pip install 'gllm[transformers]'."
+            return f"ENGINE_TYPE=transformers needs PyTorch and Transformers beside the gateway: {EXTRA.format(engine.type)}"
         case "vllm" if vllm.executable() is None:
-            return "ENGINE_TYPE=vllm needs vLLM beside the gateway: pip install 'gllm[vllm]'."
+            return f"ENGINE_TYPE=vllm needs vLLM beside the gateway: {EXTRA.format(engine.type)}"
     return None
 
 

@@ -1,21 +1,24 @@
-"""Paged attention for processors: every sequence attends to its own pages, and to nothing else.
+"""Paged attention without flash attention: every sequence attends to its own pages, and to nothing else.
 
-Without flash attention `transformers` lays all sequences of a batch side by side and masks what is not theirs. Each of
-n sequences then pays for the keys of all n: 32 of them with 300 tokens take five times as long as they need to, and a
+Where that is missing `transformers` lays all sequences of a batch side by side and masks what is not theirs. Each of n
+sequences then pays for the keys of all n: 32 of them with 300 tokens take five times as long as they need to, and a
 sequence's last bits depend on its neighbours. Here single tokens (decoding) are grouped by length and padded, each
 group one call; longer runs (prefill) are attended to one by one. The padding of a sequence depends on its own length
-only, so its result is the same to the last bit, whatever else is in the batch.
+only, so its attention is the same to the last bit, whatever else is in the batch.
 
 This file knows the inside of `transformers`' allocator (written against 5.23) and nothing else of the engine does.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.generation.continuous_batching.cache import ATTN_TYPE_TO_ALLOCATOR
+from transformers.generation.continuous_batching.cache_allocators import FULL_ATTENTION
 from transformers.generation.continuous_batching.cache_allocators.full_attention import FullAttentionCacheAllocator
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -54,32 +57,35 @@ class _Run:
 class Plan:
     """Where each sequence of a batch finds its keys. Made once a step, used by all layers."""
 
-    def __init__(self, spans: Sequence[Span], page_size: int, dtype: torch.dtype) -> None:
+    def __init__(self, spans: Sequence[Span], page_size: int, dtype: torch.dtype, device: torch.device) -> None:
         self.page_size = page_size
-        self.runs = [self._run(span, dtype) for span in spans if span.queries > 1]
+        self._dtype, self._device = dtype, device
+        self.runs = [self._run(span) for span in spans if span.queries > 1]
         groups: dict[int, list[Span]] = {}
         for span in spans:
             if span.queries == 1:
                 groups.setdefault(padded(-(-(span.past + 1) // page_size)), []).append(span)
-        self.singles = [self._singles(pages, group, dtype) for pages, group in groups.items()]
+        self.singles = [self._singles(pages, group) for pages, group in groups.items()]
 
-    def _singles(self, pages: int, spans: list[Span], dtype: torch.dtype) -> _Singles:
+    def _singles(self, pages: int, spans: list[Span]) -> _Singles:
+        device = self._device
         table = [span.pages[:pages] + [0] * (pages - len(span.pages)) for span in spans]  # page 0 is never allocated
-        places = torch.arange(pages * self.page_size)
-        lengths = torch.tensor([span.past + 1 for span in spans])
-        mask = torch.zeros(len(spans), pages * self.page_size, dtype=dtype)
-        mask.masked_fill_(places.unsqueeze(0) >= lengths.unsqueeze(1), torch.finfo(dtype).min)
-        rows = torch.tensor([span.start for span in spans])
-        return _Singles(rows, torch.tensor(table).flatten(), mask[:, None, None, :])
+        places = torch.arange(pages * self.page_size, device=device)
+        lengths = torch.tensor([span.past + 1 for span in spans], device=device)
+        mask = torch.zeros(len(spans), pages * self.page_size, dtype=self._dtype, device=device)
+        mask.masked_fill_(places.unsqueeze(0) >= lengths.unsqueeze(1), torch.finfo(self._dtype).min)
+        rows = torch.tensor([span.start for span in spans], device=device)
+        return _Singles(rows, torch.tensor(table, device=device).flatten(), mask[:, None, None, :])
 
-    def _run(self, span: Span, dtype: torch.dtype) -> _Run:
+    def _run(self, span: Span) -> _Run:
         end = span.start + span.queries
         if not span.past:
             return _Run(span.start, end, None, None)
         total = span.past + span.queries
-        mask = torch.full((span.queries, total), torch.finfo(dtype).min, dtype=dtype).triu_(span.past + 1)
+        mask = torch.full((span.queries, total), torch.finfo(self._dtype).min, dtype=self._dtype, device=self._device)
         used = -(-total // self.page_size)
-        return _Run(span.start, end, torch.tensor(span.pages[:used]), mask)
+        pages = torch.tensor(span.pages[:used], device=self._device)
+        return _Run(span.start, end, pages, mask.triu_(span.past + 1))
 
 
 def padded(pages: int) -> int:
@@ -169,8 +175,27 @@ class PagedAttention:
         return out, None
 
 
+def fits(model: Any) -> bool:
+    """Whether to use it: the model's attention is of the plain kind, and there is no flash attention to be had."""
+    on_gpu = model.device.type != "cpu"
+    flash = any(find_spec(name) is not None for name in ("flash_attn", "flash_attn_interface"))
+    return _is_plain(model) and not (on_gpu and flash and model._supports_flash_attn)
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether every layer attends to all that came before, with no additions to the scores."""
+    config = model.config.get_text_config()
+    told = getattr(config, "layer_types", None)
+    types = set(told or [FULL_ATTENTION])
+    sliding = getattr(config, "sliding_window", None) is not None and not told
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    sinks = any("sinks" in name for name, _ in model.named_parameters())
+    return types == {FULL_ATTENTION} and not (sliding or capped or sinks) and bool(model._supports_sdpa)
+
+
 def register() -> PagedAttention:
-    """Make the attention known to `transformers` by `NAME`."""
+    """Make attention and allocator known to `transformers`."""
     attention = PagedAttention()
+    ATTN_TYPE_TO_ALLOCATOR[FULL_ATTENTION] = PagedAllocator
     ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
     return attention

@@ -24,7 +24,6 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
-from transformers.generation.continuous_batching.cache import ATTN_TYPE_TO_ALLOCATOR
 from transformers.generation.continuous_batching.cache_allocators import FULL_ATTENTION
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
@@ -362,13 +361,12 @@ class _Manager(ContinuousBatchingManager):  # type: ignore[misc]
         return self.batch_processor.cache
 
     def switch_to_cb_friendly_attn(self, model: Any, auto_switch_to_flash: bool = True) -> None:
-        """Without a GPU use our own attention if the model is of the plain kind; else let the manager choose."""
-        if model.device.type == "cpu" and attention_is_plain(model):
+        """Our own attention where it fits; else the manager's choice, flash attention before the rest."""
+        if attention.fits(model):
             self.attention = attention.register()
-            ATTN_TYPE_TO_ALLOCATOR[FULL_ATTENTION] = attention.PagedAllocator
             model.set_attn_implementation(attention.NAME)
-            return
-        super().switch_to_cb_friendly_attn(model, auto_switch_to_flash)
+        else:
+            super().switch_to_cb_friendly_attn(model, auto_switch_to_flash)
 
     def submit(self, job: Job) -> None:
         """Never blocks: the server has counted already whether there is room."""
@@ -423,9 +421,12 @@ class _Manager(ContinuousBatchingManager):  # type: ignore[misc]
                 spans.append(allocator.span(scheduled.state.request_id, start, queries, past))
             start += queries
         if self.attention is not None:
-            self.attention.plan = attention.Plan(spans, self.continuous_batching_config.page_size, self.model.dtype)
+            page_size = self.continuous_batching_config.page_size
+            self.attention.plan = attention.Plan(spans, page_size, self.model.dtype, self.model.device)
         self._step_tokens = start
         self.counters.steps += 1
+        if self.model.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # inputs are written on this stream, and read on another
         super()._generation_step()
 
     def _sample(self, scores: Tensor, output_ids: Tensor) -> None:
@@ -468,13 +469,3 @@ class _Manager(ContinuousBatchingManager):  # type: ignore[misc]
         self.counters.recovered += 1
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def attention_is_plain(model: Any) -> bool:
-    """Whether every layer attends to all that came before, with no additions to the scores."""
-    config = model.config.get_text_config()
-    types = set(getattr(config, "layer_types", None) or [FULL_ATTENTION])
-    sliding = getattr(config, "sliding_window", None) is not None and not getattr(config, "layer_types", None)
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
-    sinks = any("sinks" in name for name, _ in model.named_parameters())
-    return types == {FULL_ATTENTION} and not (sliding or capped or sinks) and bool(model._supports_sdpa)

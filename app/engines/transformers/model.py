@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.engines.transformers import attention
 from app.engines.transformers.batch import Limits
 from app.engines.transformers.tokens import Tokens
 
@@ -82,9 +83,9 @@ def load(name: str, *, device: str, dtype: str, tell: Tell) -> Loaded:
 
 def limits_for(model: Loaded, *, max_sequences: int, max_batch_tokens: int | None, num_blocks: int | None) -> Limits:
     """Sizes that fit the device. On a GPU the cache takes what memory is left; elsewhere a part of it."""
+    page = 16 if attention.fits(model.network) else 256  # flash attention reads pages of 256
     if model.device.type != "cpu":
-        return Limits(max_batch_tokens or 8192, max_sequences, num_blocks, page_size=256)
-    page = 16
+        return Limits(max_batch_tokens or 4096, max_sequences, num_blocks, page)
     if num_blocks is None:
         import psutil
 

@@ -73,7 +73,7 @@ class Intake:
 
     def embeddings(self, request: EmbeddingRequest) -> list[list[int]]:
         _refuse(request, _EMBEDDING_LACKS)
-        prompts = self.prompts(request.input, "input", add_special=True)
+        prompts = self.prompts(request.input, "input", add_special=request.add_special_tokens is not False)
         for prompt in prompts:
             if len(prompt) > self.context:
                 raise self._too_long(len(prompt), 0, "input")
@@ -275,7 +275,11 @@ _CHAT_LACKS = _SAMPLED_LACKS | {
     "echo": _only(False),
 }
 _COMPLETION_LACKS = _SAMPLED_LACKS | {"suffix": _only("")}
-_EMBEDDING_LACKS: dict[str, Harmless] = {"dimensions": _only(), "truncate_prompt_tokens": _only()}
+_EMBEDDING_LACKS: dict[str, Harmless] = {
+    "dimensions": _only(),
+    "truncate_prompt_tokens": _only(),
+    "normalize": _only(True),
+}
 _TOKENIZE_LACKS: dict[str, Harmless] = {"tools": _only([])}
 
 

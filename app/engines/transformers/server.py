@@ -28,7 +28,6 @@ from app.errors import (
     BodyTooSlow,
     ClientGone,
     GatewayError,
-    InvalidRequest,
     MissingKey,
     Unforeseen,
     UnknownModel,
@@ -156,8 +155,6 @@ class Api:
 
     async def embeddings(self, exchange: Exchange) -> None:
         request: Any = await self._parsed(exchange, Route.EMBEDDINGS)
-        if request.encoding_format not in (None, "float", "base64"):
-            raise InvalidRequest("'encoding_format' is 'float' or 'base64'.", param="encoding_format")
         prompts = await self._off_loop(exchange, self._intake.embeddings, request)
         vectors = await unless_hung_up(exchange.receive, self._engine.embed(prompts))
         id_, tokens = f"embd-{exchange.id}", sum(map(len, prompts))

@@ -10,13 +10,22 @@ from pathlib import Path
 
 import psutil
 import pytest
-import uvloop
 
 from app.cluster.launchers.local import EngineDidNotStart, EngineLost, LocalEngine, LocalLauncher, State
+from app.cluster.launchers.process import KEEPER
 from app.settings import Engine
 from tests.cluster.launchers import scripts
 
 ME = psutil.Process()
+TOO_LONG_S = 60
+
+
+def keepers() -> list[psutil.Process]:
+    return [child for child in ME.children() if str(KEEPER) in child.cmdline()]
+
+
+def family() -> list[psutil.Process]:
+    return [one for keeper in keepers() for one in (keeper, *keeper.children(recursive=True))]
 
 
 class Seen:
@@ -41,12 +50,6 @@ class Seen:
             await self._news.wait()
 
 
-@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
-
-
 @pytest.fixture
 def seen() -> Seen:
     return Seen()
@@ -62,7 +65,7 @@ async def nothing_is_left() -> AsyncIterator[None]:
     fds = ME.num_fds()
     yield
     await asyncio.sleep(0.01)
-    assert [child.cmdline() for child in ME.children(recursive=True)] == []
+    assert family() == []
     assert ME.num_fds() <= fds
     assert len(asyncio.all_tasks()) == 1  # this one
 
@@ -78,7 +81,7 @@ async def launched(script: str, tmp_path: Path, seen: Seen, **engine: float) -> 
         first_pause_s=0.01,
         grace_s=0.5,
     )
-    async with launcher:
+    async with asyncio.timeout(TOO_LONG_S), launcher:
         yield launcher
 
 
@@ -117,8 +120,7 @@ async def test_a_start_has_a_time_limit(tmp_path: Path, seen: Seen) -> None:
 async def test_a_crash_is_followed_by_a_new_start(tmp_path: Path, seen: Seen) -> None:
     async with launched(scripts.HEALTHY, tmp_path, seen) as launcher:
         await launcher.started()
-        keeper = ME.children()[0]
-        keeper.children()[0].kill()
+        keepers()[0].children()[0].kill()
         await seen.until(lambda: seen.states.count(State.READY) == 2)
         assert seen.states == [State.STARTING, State.READY, State.DIED, State.STARTING, State.READY]
         assert launcher.engines[0].starts == 2
@@ -141,14 +143,14 @@ async def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path, seen: Se
 async def test_what_an_engine_started_ends_with_it(tmp_path: Path, seen: Seen) -> None:
     async with launched(scripts.HAS_CHILDREN, tmp_path, seen) as launcher:
         await launcher.started()
-        assert len(ME.children(recursive=True)) == 4  # keeper, engine, and its two
+        assert len(family()) == 4  # keeper, engine, and its two
     assert not any(psutil.pid_exists(int(pid)) for pid in seen.lines[0].split()[1:])
 
 
 async def test_what_an_engine_started_ends_with_it_when_it_crashes(tmp_path: Path, seen: Seen) -> None:
     async with launched(scripts.HAS_CHILDREN, tmp_path, seen) as launcher:
         await launcher.started()
-        ME.children()[0].children()[0].kill()
+        keepers()[0].children()[0].kill()
         await seen.until(lambda: State.DIED in seen.states)
         assert not any(psutil.pid_exists(int(pid)) for pid in seen.lines[0].split()[1:])
 
@@ -156,7 +158,7 @@ async def test_what_an_engine_started_ends_with_it_when_it_crashes(tmp_path: Pat
 async def test_a_killed_keeper_takes_its_engine_along(tmp_path: Path, seen: Seen) -> None:
     async with launched(scripts.STUBBORN, tmp_path, seen) as launcher:
         await launcher.started()
-        ME.children()[0].kill()
+        keepers()[0].kill()
         await seen.until(lambda: seen.states.count(State.READY) == 2)
 
 

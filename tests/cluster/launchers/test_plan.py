@@ -80,6 +80,9 @@ def test_engines_on_a_cpu_share_its_cores() -> None:
 def test_what_is_not_installed_is_told_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "executable", lambda: None)
     monkeypatch.setattr(planning, "find_spec", lambda name: None)
-    assert missing(Engine(type="vllm")) == "ENGINE_TYPE=vllm needs vLLM beside the gateway: pip install 'gllm[vllm]'."
-    assert "pip install 'gllm[transformers]'" in (missing(Engine()) or "")
+    assert missing(Engine(type="vllm")) == (
+        "ENGINE_TYPE=vllm needs vLLM beside the gateway: install the extra 'vllm' of this package, or use a running "
+        "server (ENGINE_URLS)."
+    )
+    assert "the extra 'transformers'" in (missing(Engine()) or "")
     assert missing(Engine(type="external", urls=("http://a",))) is None

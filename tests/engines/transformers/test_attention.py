@@ -47,7 +47,7 @@ def attend(store: Store, spans: list[Span], seed: int = 2) -> tuple[torch.Tensor
     )
     index = [s.pages[(s.past + i) // PAGE] * PAGE + (s.past + i) % PAGE for s in spans for i in range(s.queries)]
     attention = PagedAttention()
-    attention.plan = Plan(spans, PAGE, torch.float32)
+    attention.plan = Plan(spans, PAGE, torch.float32, torch.device("cpu"))
     kwargs = {"write_index": [torch.tensor(index)]}
     out, _ = attention(Module(), query, key, value, None, scaling=WIDTH**-0.5, cache=store, **kwargs)
     assert out.shape == (1, count, HEADS, WIDTH)

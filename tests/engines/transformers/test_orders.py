@@ -50,6 +50,8 @@ CHAT_REFUSED: dict[str, Any] = {
     "tool_choice": "auto",
     "prediction": {"type": "content", "content": "x"},
     "modalities": ["audio"],
+    "audio": {"voice": "x"},
+    "thinking_token_budget": 5,
     "echo": True,
     "n": 9,
     "min_tokens": -1,
@@ -88,13 +90,13 @@ def test_asking_for_nothing_special_is_no_offence(intake: Intake) -> None:
         "best_of": 1,
         "response_format": {"type": "text"},
         "length_penalty": 1.0,
-        "bad_words": [],
         "use_beam_search": False,
         "tools": [],
         "tool_choice": "none",
         "modalities": ["text"],
         "echo": False,
         "prompt_logprobs": None,
+        "structured_outputs": None,
         "user": "somebody",
         "metadata": {"a": "b"},
         "store": False,
@@ -116,6 +118,7 @@ def test_every_field_of_a_body_is_obeyed_refused_or_known_to_be_without_effect()
         *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity"),
         *("prompt_cache_retention", "prompt_cache_options"),
         *("spaces_between_special_tokens", "reasoning_effort", "include_reasoning", "parallel_tool_calls"),
+        *("prompt_cache_retention", "prompt_cache_options"),
     }
     for route, lacks in ((Route.CHAT, orders._CHAT_LACKS), (Route.COMPLETIONS, orders._COMPLETION_LACKS)):
         unknown = set(REQUESTS[route].__struct_fields__) - obeyed - without_effect - set(lacks)

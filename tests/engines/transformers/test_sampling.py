@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engines.transformers.sampling import Row, Sampling, choose, derived, uniform
+from app.engines.transformers.sampling import Row, Sampling, choose, derived, draw_seed
 
 PLAIN = Sampling(temperature=0.0)
 
@@ -138,13 +138,20 @@ def test_the_same_draw_alone_and_in_a_crowd() -> None:
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 10**6))
-def test_a_place_is_a_number_from_zero_to_one(seed: int, place: int) -> None:
-    assert 0.0 <= uniform(seed, place) < 1.0
+def test_every_place_has_a_draw_of_its_own(seed: int, place: int) -> None:
+    drawn_by = {draw_seed(seed, place), draw_seed(seed, place + 1), draw_seed(seed ^ 1, place)}
+    assert len(drawn_by) == 3
+    assert all(0 <= each < 2**64 for each in drawn_by)
 
 
-def test_places_are_spread_evenly() -> None:
-    found = Counter(int(uniform(42, place) * 10) for place in range(5000))
-    assert min(found.values()) > 400
+def test_a_draw_does_not_turn_on_the_last_bits_of_the_logits() -> None:
+    scores = torch.randn(400, 3000, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(400, 3000, generator=torch.Generator().manual_seed(1)) * 1e-5
+
+    def drawn_from(logits: torch.Tensor) -> torch.Tensor:
+        return choose(logits, [Row(Sampling(seed=place), [0] * place) for place in range(400)])
+
+    assert int((drawn_from(scores.clone()) != drawn_from(scores + noise)).sum()) <= 1
 
 
 def test_choices_of_one_request_have_seeds_of_their_own() -> None:
