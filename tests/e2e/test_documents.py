@@ -13,7 +13,9 @@ from tests.support.processes import ROOT, GatewayProcess, clean_environment
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")])
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8000")
 MARK = "<!-- run: gateway -->"
-_BLOCK = re.compile(rf"(?P<mark>{MARK}\n)?^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    rf"(?P<mark>{MARK}\n)?^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 _CURL = 'curl() { command curl --fail-with-body --silent --show-error --max-time 60 "$@"; }\n'
 """As in the document, but a refusal is a failure."""
 
