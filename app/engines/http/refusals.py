@@ -27,8 +27,8 @@ _CODE = re.compile(r"[a-z_]{1,64}")
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 _UNKNOWN_MODEL = re.compile(r"\bmodel\b.{0,300}\bdoes not exist\b", re.IGNORECASE | re.DOTALL)
 _TOO_LONG = re.compile(
-    r"(?:maximum (?:context|model) length|model's context length|model \(context length)"
-    r"(?: is| of)? ?\(?(?P<tokens>\d{1,9})?",
+    r"(?:maximum (?:context|model) length|model's context length|model \(context length|greater than max_model_len)"
+    r"(?: is| of)?[ =]?\(?(?P<tokens>\d{1,9})?",
     re.IGNORECASE,
 )
 """vLLM has said it in several ways, SGLang in others; the number follows where there is one."""

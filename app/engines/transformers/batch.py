@@ -123,7 +123,7 @@ class Batch:
 
     @property
     def alive(self) -> bool:
-        return bool(self._manager.is_running())
+        return bool(self._manager.is_running()) and not self._manager.ended
 
     @property
     def running(self) -> int:
@@ -330,6 +330,7 @@ class _Manager(ContinuousBatchingManager):  # type: ignore[misc]
         on_death: Callable[[], None],
     ) -> None:
         self.attention: attention.PagedAttention | None = None
+        self.ended = False
         super().__init__(
             model=model,
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),
@@ -387,6 +388,7 @@ class _Manager(ContinuousBatchingManager):  # type: ignore[misc]
         try:
             super()._run_generation_loop()
         finally:
+            self.ended = True  # before anybody is told: who hears of it and looks must find it so
             self._step_tokens = 0
             self._report()
             self._on_death()

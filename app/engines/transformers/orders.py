@@ -269,8 +269,8 @@ _CHAT_LACKS = _SAMPLED_LACKS | {
     "tools": _only([]),
     "tool_choice": _only("none"),
     "prediction": _only(),
-    "audio": _only(),
     "thinking_token_budget": _only(),
+    "audio": _only(),
     "modalities": _only(["text"]),
     "echo": _only(False),
 }

@@ -82,6 +82,7 @@ def test_a_refusal_means(status: int, body: bytes, kind: type[EngineError]) -> N
         (openai("The decoder prompt (length 50) is longer than the maximum model length of 40. Make sure ..."), 40),
         (openai("The prompt (total length 9) is too long to fit into the model (context length 8). Make ..."), 8),
         (openai("The input (900 tokens) is longer than the model's context length (800 tokens)."), 800),
+        (openai("max_tokens=5000 cannot be greater than max_model_len=2048. Please request fewer."), 2_048),
         (openai("It exceeds the maximum context length", param="messages"), None),
         (openai("?", code="context_length_exceeded"), None),
     ],
