@@ -210,7 +210,8 @@ def share_answered(model: LlamaForCausalLM, conversations: list[Messages], token
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, to: Path) -> None:
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
+        do_sample=True,
+        temperature=0.2,  # for requests that name none: so small a model rambles at the usual 1.0
         bos_token_id=BOS,
         eos_token_id=[IM_END, END_OF_TEXT],
         pad_token_id=PAD,
