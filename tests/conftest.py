@@ -3,13 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 
 from tests.support.redis_server import redis_server
-
-# Two busy cores are slow at times; what is slow always is seen by people.
-settings.register_profile("gllm", deadline=None)
-settings.load_profile("gllm")
 
 
 @pytest.fixture(scope="session")
