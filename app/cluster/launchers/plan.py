@@ -92,8 +92,8 @@ def missing(engine: Engine) -> str | None:
         case _:
             return None
     return (
-        f"ENGINE_TYPE={engine.type} needs {needed} beside the gateway: install the extra '{engine.type}' of this package, "
-        "or use a running server (ENGINE_URLS)."
+        f"ENGINE_TYPE={engine.type} needs {needed} beside the gateway: install the extra '{engine.type}' of this "
+        "package, or use a running server (ENGINE_URLS)."
     )
 
 
