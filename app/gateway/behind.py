@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from app.errors import GatewayError, InvalidRequest, UnknownPath, WrongMethod
+from app.errors import GatewayError, InvalidRequest, Unforeseen, UnknownPath, WrongMethod
 from app.gateway.answers import headers_of
 from app.gateway.endpoints import Endpoints
 from app.gateway.openapi import with_hot_paths
@@ -29,6 +29,7 @@ def fastapi_app(endpoints: Endpoints, lifespan: Lifespan) -> FastAPI:
     app.add_exception_handler(GatewayError, _answer)
     app.add_exception_handler(HTTPException, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
+    app.add_exception_handler(Exception, _answer)  # answered here and raised again: the edge logs it
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -53,6 +54,8 @@ def _ours(request: Request, error: Exception) -> GatewayError:
         case HTTPException(status_code=404):
             return UnknownPath()
         case HTTPException(status_code=405):
-            return WrongMethod(allow=(error.headers or {}).get("Allow", "GET, HEAD"))
-        case _:
+            return WrongMethod(allow="GET, HEAD")  # true of every path behind the edge
+        case HTTPException() | RequestValidationError():
             return InvalidRequest()
+        case _:
+            return Unforeseen()

@@ -157,7 +157,7 @@ class Edge:
             await send_error(send, error, record, close=False)
         except Exception:
             log.exception("request %s failed unforeseen", record.id)
-            _failed(record, Unforeseen(), committed=record.status != 0)
+            _failed(record, Unforeseen(), committed=0 < record.status < 500)
             if record.status == 0:
                 await send_error(send, Unforeseen(), record, close=True)
 

@@ -24,11 +24,9 @@ def posting(gateway: GatewayProcess, body: str, *args: str, path: str = "/v1/cha
 def test_a_stream_arrives_as_it_is_made(gateway: GatewayProcess) -> None:
     body = json.dumps({"prompt": "On and on", "max_tokens": 100, "ignore_eos": True, "stream": True})
     command = ["curl", "-sSN", *posting(gateway, body, path="/v1/completions")]
-    arrivals: list[tuple[float, bytes]] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=clean_environment()) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            arrivals.append((time.monotonic(), line))
+        arrivals = [(time.monotonic(), line) for line in process.stdout]
     lines = [line.strip() for _, line in arrivals if line.strip()]
     assert process.returncode == 0
     assert len(lines) > 80, "a hundred tokens, fewer events only where a character takes several"

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,9 +32,8 @@ def idle_within(engine: Engine, limit_s: float) -> float:
 
 
 @pytest.fixture(autouse=True)
-def idle(engine: Engine) -> Iterator[None]:
+def _idle(engine: Engine) -> None:
     assert idle_within(engine, 5)
-    yield
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
@@ -48,7 +46,7 @@ def test_hanging_up_on_running_work_ends_it_within_a_second(
     with Raw(gateway.port) as client:
         client.say(endless(path, stream=stream))
         if stream:
-            client.until(b"\n\ndata: ")
+            client.until(b"data: ")
         assert comes_true(lambda: engine.at_work() == 1, 5)
         if how == "reset":
             client.reset()

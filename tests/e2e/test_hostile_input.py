@@ -1,4 +1,4 @@
-"""What strangers send, against live processes: refused in our shape, nothing reaches the engine, nothing is left over."""
+"""What strangers send, to live processes: refused in our shape, nothing reaches the engine, nothing is left over."""
 
 import json
 import random
@@ -31,7 +31,7 @@ def strict(engine: Engine, logs: Path) -> Iterator[GatewayProcess]:
 
 @pytest.fixture(autouse=True)
 def _unharmed(strict: GatewayProcess, engine: Engine) -> Iterator[None]:
-    """Around every attack: the engine has seen nothing of it, the next good request is answered, nothing is in flight."""
+    """Around every attack: the engine has seen nothing of it, a good request is answered, nothing is in flight."""
     good(strict)
     files, taken = strict.open_files(), engine.taken()
     yield
@@ -105,9 +105,12 @@ def test_a_body_without_end_is_413_while_it_comes_and_is_not_kept(strict: Gatewa
             client.say(b"10000\r\n" + b" " * 65_536 + b"\r\n")
         refused(client.answer(), 413, "request_too_large")
         began = time.monotonic()
-        with pytest.raises(ConnectionError):  # it may finish its sentence, but not talk for ever
-            while time.monotonic() - began < 10:
+        while time.monotonic() - began < 10:  # it may finish its sentence, but not talk for ever
+            try:
                 client.say(b"10000\r\n" + b" " * 65_536 + b"\r\n")
+            except ConnectionError:
+                break
+        assert time.monotonic() - began < 5
     assert strict.resident_mb() - memory < 60
 
 
@@ -148,7 +151,7 @@ def test_garbage_is_refused_or_cut_off(strict: GatewayProcess) -> None:
     ]
     for said in lines:
         with Raw(strict.port) as client:
-            status, headers, body = client.say(said).answer()
+            status, _, body = client.say(said).answer()
             assert status in (400, 405, 501)
             assert json.loads(body)["error"]["code"]
             assert client.closed()
@@ -232,8 +235,10 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "function", "function": {"name": "a\nb"}}]}, "tools[0].function.name"),
     *(
         ({name: "x"}, name)
-        for name in ("api_base", "base_url", "api_key", "chat_template", "prompt_embeds", "vllm_xargs", "priority")
-        + ("kv_transfer_params", "cache_salt", "extra_body", "guided_decoding_backend", "request_id")
+        for name in (
+            *("api_base", "base_url", "api_key", "chat_template", "prompt_embeds", "vllm_xargs", "priority"),
+            *("kv_transfer_params", "cache_salt", "extra_body", "guided_decoding_backend", "request_id"),
+        )
     ),
 ]
 

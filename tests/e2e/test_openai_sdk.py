@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, Omit, OpenAI, omit
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionStreamOptionsParam
 
 from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
 
@@ -59,22 +60,21 @@ def test_a_stream_says_the_same_as_the_whole(client: OpenAI) -> None:
 
 
 def test_usage_comes_to_those_who_ask_for_it_and_to_no_others(client: OpenAI) -> None:
-    def chunks(**options: bool) -> list[openai.types.chat.ChatCompletionChunk]:
-        return list(
-            client.chat.completions.create(
-                model=MODEL,
-                messages=[{"role": "user", "content": QUESTION}],
-                temperature=0,
-                stream=True,
-                stream_options={"include_usage": options["asked"]} if options else openai.NOT_GIVEN,  # type: ignore[typeddict-item]
-            )
+    def chunks(options: ChatCompletionStreamOptionsParam | Omit) -> list[ChatCompletionChunk]:
+        stream = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": QUESTION}],
+            temperature=0,
+            stream=True,
+            stream_options=options,
         )
+        return list(stream)
 
-    last = chunks(asked=True)[-1]
+    last = chunks({"include_usage": True})[-1]
     assert last.choices == []
     assert last.usage is not None
     assert last.usage.completion_tokens > 5
-    for unasked in (chunks(), chunks(asked=False)):
+    for unasked in (chunks(omit), chunks({"include_usage": False})):
         assert all(chunk.usage is None and chunk.choices for chunk in unasked)
 
 
@@ -237,7 +237,7 @@ def test_the_models_are_listed_and_found_by_name(client: OpenAI) -> None:
 
 
 async def test_the_async_client_gets_the_same(async_client: AsyncOpenAI, client: OpenAI) -> None:
-    messages: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
     text = client.chat.completions.create(model=MODEL, messages=messages, temperature=0).choices[0].message.content
     done = await async_client.chat.completions.create(model=MODEL, messages=messages, temperature=0)
     assert done.choices[0].message.content == text

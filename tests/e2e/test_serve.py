@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, alive, comes_true, free_port
+from tests.support.processes import GatewayProcess, alive, comes_true, free_port
 from tests.support.sockets import Raw, request
 
 ENDLESS = request(
@@ -57,7 +57,7 @@ def test_asked_to_stop_it_lets_streams_finish_and_ends_with_0(own: GatewayProces
     with Raw(own.port, limit_s=30) as client, Raw(own.port) as whole:
         client.say(ENDLESS.replace(b"1900", b" 300"))
         whole.say(request("/v1/completions", {"prompt": "On", "max_tokens": 100, "ignore_eos": True}))
-        client.until(b"\n\ndata: ")
+        client.until(b"data: ")
         own.signal(signal.SIGINT)
         rest = client.until(b"0\r\n\r\n")
         assert b"data: [DONE]" in rest
@@ -70,7 +70,7 @@ def test_asked_to_stop_it_lets_streams_finish_and_ends_with_0(own: GatewayProces
 def test_asked_twice_it_stops_at_once_and_leaves_no_engine(logs: Path) -> None:
     with running(owner(logs, "twice")) as gateway, Raw(gateway.port) as client:
         family = gateway.children()
-        client.say(ENDLESS).until(b"\n\ndata: ")
+        client.say(ENDLESS).until(b"data: ")
         gateway.signal(signal.SIGTERM)
         assert comes_true(lambda: b"Stopping" in gateway.log.read_bytes(), 5)
         assert gateway.running
@@ -83,6 +83,6 @@ def test_killed_it_leaves_no_engine(logs: Path) -> None:
     with running(owner(logs, "killed")) as gateway, Raw(gateway.port) as client:
         family = gateway.children()
         assert len(family) >= 2
-        client.say(ENDLESS).until(b"\n\ndata: ")
+        client.say(ENDLESS).until(b"data: ")
         gateway.kill()
         assert comes_true(lambda: gone(family), 15)

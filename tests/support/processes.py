@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def clean_environment(**added: str) -> dict[str, str]:
-    """Ours without what would change the meaning of a test: proxies, and settings of a gateway that this machine runs."""
+    """Ours without what would change a test's meaning: proxies, and settings of a gateway that this machine runs."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")}
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **added}
 
@@ -49,7 +49,7 @@ class Process:
         return self._popen.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
-        """To this process only; nobody who might have its number after it is hit, because it has not been waited for."""
+        """To this process only. Nobody else can have its number: it has not been waited for."""
         if self.running:
             self._popen.send_signal(number)
 

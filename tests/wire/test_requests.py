@@ -132,6 +132,7 @@ OUT_OF_RANGE: list[tuple[Route, str, Any]] = [
     *[(Route.CHAT, "prompt_logprobs", value) for value in (-2, 21, 2**70)],
     *[(Route.CHAT, "truncate_prompt_tokens", value) for value in (-2, 2**70)],
     *[(Route.CHAT, "length_penalty", value) for value in (-11, 1e300)],
+    *[(Route.CHAT, "repetition_penalty", value) for value in (0, 5e-324, 0.009, 10.1)],
     *[(Route.CHAT, "top_k", value) for value in (-2, 0.5, "5")],
     (Route.CHAT, "bad_words", ["x"] * 1_025),
     (Route.CHAT, "guided_choice", ["x"] * 1_025),

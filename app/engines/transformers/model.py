@@ -1,6 +1,7 @@
 """Loading a model: which device, which numbers, which context; or one clear sentence why not."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from app.engines.transformers import attention
-from app.engines.transformers.batch import Limits
+from app.engines.transformers.manager import Limits
 from app.engines.transformers.tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ def load(name: str, *, device: str, dtype: str, tell: Tell) -> Loaded:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     place = _device(device)
+    if place.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))  # one is left for HTTP; sharing it slows both
     numbers = _dtype(dtype, place)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+COLDEST = 1e-5
+"""Below it a draw is always the likeliest token, and scores divided by it may be infinite; vLLM draws the same line."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -31,7 +34,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0 or self.top_k == 1
+        return self.temperature < COLDEST or self.top_k == 1
 
     @property
     def penalised(self) -> bool:

@@ -23,8 +23,11 @@ def drawn(scores: list[float], sampling: Sampling, times: int = 400, prompt: lis
     return Counter(choose(logits(*[scores] * times), rows).tolist())
 
 
-def test_zero_temperature_takes_the_likeliest() -> None:
-    assert choose(logits([0, 3, 1], [5, 0, 0]), [Row(PLAIN, []), Row(PLAIN, [])]).tolist() == [1, 0]
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-39, 1e-6])
+def test_zero_temperature_and_what_is_next_to_it_take_the_likeliest(temperature: float) -> None:
+    rows = [Row(Sampling(temperature=temperature, top_p=0.9), []) for _ in range(2)]
+    assert choose(logits([0, 3, 1], [5, 0, 0]), rows).tolist() == [1, 0]
+    assert [row.failure for row in rows] == [None, None]
 
 
 def test_rows_of_one_batch_follow_their_own_rules() -> None:
