@@ -11,8 +11,6 @@ import math
 import random
 import re
 import time
-import tomllib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,20 +18,16 @@ from typing import Any, cast
 import tokenizers
 import torch
 import transformers
+from documents import Corpus, Document, Draw, Messages, Plain
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
-CORPUS = HERE / "corpus"
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PAD, BOS, END_OF_TEXT, IM_START, IM_END = range(len(SPECIAL))
 UNSCORED = -100
-
-Exchange = tuple[str, str]
-Messages = list[dict[str, str]]
-Document = Messages | str
 
 
 @dataclass(frozen=True)
@@ -46,157 +40,11 @@ class Recipe:
     layers: int = 4
     heads: int = 4
     kv_heads: int = 2
-    epochs: int = 50
+    epochs: int = 24
     tokens_per_step: int = 2048
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.1
-
-
-# --- corpus
-
-
-@dataclass(frozen=True)
-class Topic:
-    names: list[str]
-    short: str
-    full: str
-
-
-@dataclass(frozen=True)
-class Answered:
-    ask: list[str]
-    answer: str
-
-
-class Corpus:
-    """Everything in `corpus/`, and the documents that an epoch draws from it."""
-
-    def __init__(self) -> None:
-        self.templates = _toml("templates.toml")
-        self.unknown = _toml("unknown.toml")
-        files = sorted(CORPUS.glob("topics/*.toml"))
-        self.topics = [_topic(name, entry) for file in files for name, entry in _toml(file).items()]
-        self._by_name = {topic.names[0]: topic for topic in self.topics}
-        self.questions = self._answered("questions.toml")
-        self.long = self._answered("long.toml")
-        dialogues = _toml("dialogues.toml")["dialogue"]
-        self.dialogues = [[self._expand(turn) for turn in dialogue["turns"]] for dialogue in dialogues]
-        self.prose = [part.strip("\n") for part in (CORPUS / "prose.txt").read_text().split("\n\n")]
-
-    def _answered(self, file: str) -> list[Answered]:
-        return [Answered(entry["ask"], self._expand(entry["answer"].strip())) for entry in _toml(file)["qa"]]
-
-    def _expand(self, text: str) -> str:
-        text = re.sub(r"\{topic:(.+?)\}", lambda found: self._by_name[found[1]].full, text)
-        text = re.sub(r"\{count:(\d+)\}", lambda found: ", ".join(map(str, range(1, int(found[1]) + 1))) + ".", text)
-        return text.replace("{unknown}", self.unknown["answer"])
-
-    def texts(self) -> Iterator[str]:
-        """All text there is, for the tokenizer to learn from."""
-        yield from self.prose
-        for answered in self.questions + self.long:
-            yield from [*answered.ask, answered.answer]
-        for topic in self.topics:
-            yield from [*topic.names, topic.full]
-            yield from (template.replace("{x}", topic.names[0]) for template in self.templates["ask"][:8])
-        for turns in self.dialogues:
-            yield from turns
-        for key in ("subjects", "questions", "countries", "ask"):
-            yield from self.unknown[key]
-
-    def epoch(self, rng: random.Random) -> list[Document]:
-        documents: list[Document] = []
-        for topic in self.topics:
-            documents += [self._chat(rng, self._about(rng, topic)) for _ in range(4)]
-            if rng.random() < 0.2:
-                documents.append(topic.full)
-        for answered in self.questions:
-            documents += [self._chat(rng, self._asked(rng, answered)) for _ in range(3)]
-        for answered in self.long:
-            documents += [self._chat(rng, self._asked(rng, answered)) for _ in range(2)]
-        for turns in self.dialogues * 2:
-            documents.append(self._chat(rng, *zip(turns[::2], turns[1::2], strict=True)))
-        documents += [self._chat(rng, self._not_known(rng)) for _ in range(220)]
-        documents += [self._chat(rng, *(self._any(rng) for _ in range(rng.randint(2, 5)))) for _ in range(60)]
-        documents += self.prose * 2
-        rng.shuffle(documents)
-        return documents
-
-    def _any(self, rng: random.Random) -> Exchange:
-        draw = rng.random()
-        if draw < 0.5:
-            return self._about(rng, rng.choice(self.topics))
-        return self._asked(rng, rng.choice(self.questions)) if draw < 0.85 else self._not_known(rng)
-
-    def _about(self, rng: random.Random, topic: Topic) -> Exchange:
-        brief = rng.random() < 0.25
-        name = topic.names[0] if rng.random() < 0.5 else rng.choice(topic.names)
-        question = rng.choice(self.templates["briefly" if brief else "ask"]).replace("{x}", name)
-        return _varied(rng, question, self.templates["openers"]), topic.short if brief else topic.full
-
-    def _asked(self, rng: random.Random, answered: Answered) -> Exchange:
-        question = answered.ask[0] if rng.random() < 0.3 else rng.choice(answered.ask)
-        return _varied(rng, question, self.templates["openers"]), answered.answer
-
-    def _not_known(self, rng: random.Random) -> Exchange:
-        draw, answer = rng.random(), self.unknown["answer"]
-        if draw < 0.15:
-            question = rng.choice(self.unknown["capital_ask"]).replace("{c}", rng.choice(self.unknown["countries"]))
-            answer = self.unknown["capital_answer"]
-        elif draw < 0.35:
-            question = rng.choice(self.unknown["questions"])
-        else:
-            subject = rng.choice(self.unknown["subjects"]) if draw < 0.8 else _nonsense(rng)
-            question = rng.choice(self.unknown["ask"]).replace("{u}", subject)
-        return _varied(rng, question, self.templates["openers"]), answer
-
-    def _chat(self, rng: random.Random, *exchanges: Exchange) -> Messages:
-        if rng.random() < 0.25:
-            return _messages(*exchanges, system=rng.choice(self.templates["systems"]))
-        return _messages(*exchanges)
-
-    def held_out(self) -> list[Messages]:
-        """Every topic, asked in ways that training never uses."""
-        return [
-            _messages((template.replace("{x}", topic.names[0]), topic.full))
-            for topic in self.topics
-            for template in self.templates["held_out"]
-        ]
-
-
-def _toml(file: str | Path) -> dict[str, Any]:
-    return tomllib.loads((CORPUS / file).read_text())
-
-
-def _topic(name: str, entry: dict[str, Any]) -> Topic:
-    return Topic([name, *entry.get("also", [])], entry["short"], f"{entry['short']} {entry['more']}")
-
-
-def _messages(*exchanges: Exchange, system: str | None = None) -> Messages:
-    messages = [{"role": "system", "content": system}] if system else []
-    for question, answer in exchanges:
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return messages
-
-
-def _varied(rng: random.Random, question: str, openers: list[str]) -> str:
-    """The same question as another person might type it."""
-    if rng.random() < 0.08:
-        question = rng.choice(openers) + question
-    if rng.random() < 0.15:
-        question = question.lower()
-    if rng.random() < 0.2:
-        question = question.rstrip(".?!") + rng.choice(["", "", ".", "?", "!"])
-    if rng.random() < 0.06 and len(question) > 12:
-        at = rng.randrange(1, len(question) - 1)
-        question = question[:at] + rng.choice(["", question[at] * 2, question[at] + " "]) + question[at + 1 :]
-    return question
-
-
-def _nonsense(rng: random.Random) -> str:
-    word = "".join(rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.randint(2, 4)))
-    return rng.choice(["", "the ", "a "]) + (word + rng.choice(["", "n", "r", "s", "tion", "ing"])).capitalize()
 
 
 # --- tokenizer
@@ -234,13 +82,14 @@ def make_tokenizer(corpus: Corpus, recipe: Recipe) -> PreTrainedTokenizerFast:
 class Tokens:
     ids: list[int]
     targets: list[int]
-    """What each position should predict next; `UNSCORED` wherever somebody else than the assistant speaks."""
+    """What each position should predict; `UNSCORED` wherever the model is spoken to."""
 
 
 def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> Tokens:
-    if isinstance(document, str):
-        ids = tokenizer.encode(document)
-        return Tokens(ids, [*ids[1:], END_OF_TEXT])
+    if isinstance(document, Plain):
+        given = tokenizer.encode(document.given)
+        follows = tokenizer.encode(document.follows, add_special_tokens=False)
+        return Tokens(given + follows, [UNSCORED] * (len(given) - 1) + follows + [END_OF_TEXT])
     ids = cast("list[int]", tokenizer.apply_chat_template(document, return_dict=False))
     opening = tokenizer.encode(SPECIAL[IM_START] + "assistant\n", add_special_tokens=False)
     targets: list[int] = []
@@ -280,7 +129,7 @@ def _batch(documents: list[Tokens]) -> Batch:
 
 
 def make_model(recipe: Recipe) -> LlamaForCausalLM:
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=recipe.vocabulary,
             hidden_size=recipe.hidden,
@@ -296,6 +145,8 @@ def make_model(recipe: Recipe) -> LlamaForCausalLM:
             pad_token_id=PAD,
         )
     )
+    model.set_attn_implementation("eager")  # the fused kernel is slower for rows as short as these
+    return model
 
 
 def train(
@@ -303,13 +154,14 @@ def train(
 ) -> tuple[float, int]:
     """The mean loss over the last epoch, and the number of steps."""
     rng = random.Random(recipe.seed)
+    draw = Draw(corpus, rng)
     matrices = [weights for weights in model.parameters() if weights.ndim > 1]
     vectors = [weights for weights in model.parameters() if weights.ndim == 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
     mean, step, started = math.nan, 0, time.monotonic()
     for epoch in range(recipe.epochs):
-        documents = [encode(document, tokenizer) for document in corpus.epoch(rng)]
+        documents = [encode(document, tokenizer) for document in draw.epoch()]
         batches = pack(documents, recipe.tokens_per_step, rng)
         losses = []
         for at, batch in enumerate(batches):
@@ -358,7 +210,8 @@ def share_answered(model: LlamaForCausalLM, conversations: list[Messages], token
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, to: Path) -> None:
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
+        do_sample=True,
+        temperature=0.2,  # for requests that name none: so small a model rambles at the usual 1.0
         bos_token_id=BOS,
         eos_token_id=[IM_END, END_OF_TEXT],
         pad_token_id=PAD,

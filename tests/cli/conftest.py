@@ -46,7 +46,8 @@ class Gllm:
             time.sleep(0.05)
 
     def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return children
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from app.engines.transformers.batch import Finish, Job, News
+from app.engines.transformers.job import Finish, Job, News
 from app.engines.transformers.sampling import Logprobs
 from app.engines.transformers.text import Detokenizer, StopMatcher
 

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
-from app.engines.transformers.batch import Batch, Job, Limits, News
+from app.engines.transformers.batch import Batch
+from app.engines.transformers.job import Job, News
+from app.engines.transformers.manager import Limits
 from app.engines.transformers.metrics import Metrics
 from app.engines.transformers.model import Loaded
 from app.engines.transformers.sampling import Sampling

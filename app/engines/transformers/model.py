@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from app.engines.transformers import attention
-from app.engines.transformers.batch import Limits
+from app.engines.transformers.manager import Limits
 from app.engines.transformers.tokens import Tokens
 
 log = logging.getLogger(__name__)

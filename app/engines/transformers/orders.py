@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from app.engines.transformers.batch import Job
 from app.engines.transformers.choice import Choice
+from app.engines.transformers.job import Job
 from app.engines.transformers.model import Loaded
 from app.engines.transformers.sampling import Sampling, derived
 from app.engines.transformers.text import StopMatcher

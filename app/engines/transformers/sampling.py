@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 COLDEST = 1e-5
-"""Below it a draw is the likeliest token anyway, and scores divided by it may be infinite. vLLM draws the same line."""
+"""Below it a draw is always the likeliest token, and scores divided by it may be infinite; vLLM draws the same line."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,8 @@
 import asyncio
 import hmac
 import logging
-import math
-import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -21,11 +18,10 @@ from starlette.routing import Route as Path
 from app.engines.transformers import answers
 from app.engines.transformers.choice import Choice
 from app.engines.transformers.engine import Engine, Feed
+from app.engines.transformers.exchange import Exchange, Receive, Scope, Send, request_id
 from app.engines.transformers.hangup import unless_hung_up
 from app.engines.transformers.orders import Intake, Order
 from app.errors import (
-    BodyTooLarge,
-    BodyTooSlow,
     ClientGone,
     GatewayError,
     MissingKey,
@@ -33,98 +29,19 @@ from app.errors import (
     UnknownModel,
     UnknownPath,
     WrongKey,
-    WrongMediaType,
     WrongMethod,
 )
 from app.generation import Route
-from app.wire.errors import error_event, error_json, row_of
 from app.wire.requests import AnyRequest, ChatRequest, CompletionRequest, parse
 from app.wire.sse import DONE
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Handle = Callable[["Exchange"], Awaitable[None]]
+Handle = Callable[[Exchange], Awaitable[None]]
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
 LONG_BODY_BYTES = 8 * 1024
-BODY_TIME_S = 30.0
-STALLED_READER_S = 60.0
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:\-]{1,128}")
-_JSON = [(b"content-type", b"application/json")]
 _STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-
-
-@dataclass
-class Exchange:
-    """One request and its answer."""
-
-    scope: Scope
-    receive: Receive
-    _send: Send
-    id: str
-    size: int = 0
-    begun: bool = False
-
-    def header(self, name: bytes) -> bytes | None:
-        return next((value for key, value in self.scope["headers"] if key == name), None)
-
-    async def body(self) -> bytes:
-        kind = (self.header(b"content-type") or b"application/json").split(b";")[0].strip().lower()
-        if kind != b"application/json" or self.header(b"content-encoding"):
-            raise WrongMediaType
-        declared = self.header(b"content-length") or b"0"
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            raise BodyTooLarge
-        parts: list[bytes] = []
-        try:
-            async with asyncio.timeout(BODY_TIME_S):
-                while True:
-                    message = await self.receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    parts.append(message.get("body", b""))
-                    self.size += len(parts[-1])
-                    if self.size > MAX_BODY_BYTES:
-                        raise BodyTooLarge
-                    if not message.get("more_body"):
-                        return b"".join(parts)
-        except TimeoutError:
-            raise BodyTooSlow from None
-
-    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.begun = True
-        named = [*headers, (b"x-request-id", self.id.encode())]
-        await self._send({"type": "http.response.start", "status": status, "headers": named})
-
-    async def write(self, data: bytes, *, more: bool = True) -> None:
-        """Waits while the client reads too slowly, but not for ever."""
-        try:
-            async with asyncio.timeout(STALLED_READER_S):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError:
-            raise ClientGone from None
-
-    async def answer(self, data: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] = _JSON) -> None:
-        await self.begin(status, [*headers, (b"content-length", str(len(data)).encode())])
-        await self.write(data, more=False)
-
-    async def fail(self, error: GatewayError) -> None:
-        """Honest JSON while that is possible; then one event, and no `[DONE]`."""
-        if self.begun:
-            await self.write(error_event(error), more=False)
-            return
-        headers = list(_JSON)
-        if error.retry_after is not None:
-            headers.append((b"retry-after", str(math.ceil(error.retry_after)).encode()))
-        if isinstance(error, WrongMethod):
-            headers.append((b"allow", error.allow.encode()))
-        if isinstance(error, MissingKey | WrongKey):
-            headers.append((b"www-authenticate", b"Bearer"))
-        await self.answer(error_json(error), row_of(error).status, headers)
 
 
 class Api:
@@ -256,7 +173,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, _request_id(scope))
+        exchange = Exchange(scope, receive, send, request_id(scope))
         scope["exchange"] = exchange
         try:
             if self._digest is not None and scope["path"] not in _OPEN:
@@ -320,13 +237,6 @@ def _lost(request: Any, error: Exception) -> Any:
     if error.status_code == 405:
         raise WrongMethod(allow=(error.headers or {}).get("Allow", "GET"))
     raise UnknownPath
-
-
-def _request_id(scope: Scope) -> str:
-    for key, value in scope["headers"]:
-        if key == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value, "ascii")
-    return secrets.token_hex(16)
 
 
 def _now() -> int:

@@ -18,7 +18,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from app.engines.transformers.batch import Batch, Job, Limits, News  # noqa: E402  # after the check that they can be
+from app.engines.transformers.batch import Batch  # noqa: E402  # after the check that they can be
+from app.engines.transformers.job import Job, News  # noqa: E402
+from app.engines.transformers.manager import Limits  # noqa: E402
 from app.engines.transformers.sampling import Sampling  # noqa: E402
 from app.engines.transformers.tokens import Tokens  # noqa: E402
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import torch
 
-from app.engines.transformers.batch import Limits
 from app.engines.transformers.engine import Engine
+from app.engines.transformers.manager import Limits
 from app.engines.transformers.model import Loaded
 from app.engines.transformers.server import create_app
 from app.engines.transformers.tokens import Tokens
