@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -80,6 +81,22 @@ def test_hanging_up_on_work_that_waits_takes_it_out_of_the_queue(
     assert idle_within(engine, SOON_S)
 
 
+def test_under_another_server_hang_ups_are_heard_too(engine: Engine, logs: Path) -> None:
+    """Without what our own protocol offers beyond ASGI."""
+    with running(GatewayProcess.under_plain_uvicorn("plain", free_port(), logs, ENGINE_URLS=engine.url)) as gateway:
+        for stream in (True, False):
+            for how in ("close", "reset"):
+                with Raw(gateway.port) as client:
+                    client.say(endless(stream=stream))
+                    assert comes_true(lambda: engine.at_work() == 1, 5)
+                    if how == "reset":
+                        client.reset()
+                assert idle_within(engine, SOON_S)
+                assert comes_true(lambda: gateway.in_flight() == 0, SOON_S)
+        gateway.signal(signal.SIGTERM)
+        gateway.wait()
+
+
 def test_a_reader_that_takes_nothing_is_cut_off_and_its_work_ended(engine: Engine, logs: Path) -> None:
     asked = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": 1_900, "ignore_eos": True, "n": 8}
     aborted = engine.aborted()
@@ -91,7 +108,7 @@ def test_a_reader_that_takes_nothing_is_cut_off_and_its_work_ended(engine: Engin
         memory = gateway.resident_mb()
         client.say(request(CHAT, {**asked, "stream": True, "logprobs": True, "top_logprobs": 20}))
         assert comes_true(lambda: engine.at_work() == 8, 5)
-        assert idle_within(engine, 20)
+        assert idle_within(engine, 40)
         assert engine.aborted() == aborted + 8
         assert gateway.in_flight() == 0
         assert gateway.resident_mb() - memory < 20

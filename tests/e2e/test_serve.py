@@ -58,7 +58,9 @@ def test_asked_to_stop_it_lets_streams_finish_and_ends_with_0(own: GatewayProces
         client.say(ENDLESS.replace(b"1900", b" 300"))
         whole.say(request("/v1/completions", {"prompt": "On", "max_tokens": 100, "ignore_eos": True}))
         client.until(b"data: ")
-        own.signal(signal.SIGINT)
+        own.signal(signal.SIGTERM)
+        assert comes_true(lambda: not own.answers("/readyz"), 2), "it still asks for work"
+        assert own.running
         rest = client.until(b"0\r\n\r\n")
         assert b"data: [DONE]" in rest
         assert b'"error"' not in rest
@@ -71,10 +73,10 @@ def test_asked_twice_it_stops_at_once_and_leaves_no_engine(logs: Path) -> None:
     with running(owner(logs, "twice")) as gateway, Raw(gateway.port) as client:
         family = gateway.children()
         client.say(ENDLESS).until(b"data: ")
-        gateway.signal(signal.SIGTERM)
+        gateway.signal(signal.SIGINT)
         assert comes_true(lambda: b"Stopping" in gateway.log.read_bytes(), 5)
         assert gateway.running
-        gateway.signal(signal.SIGTERM)
+        gateway.signal(signal.SIGINT)
         assert gateway.wait(limit_s=2) == 130
         assert comes_true(lambda: gone(family), 15)
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -172,12 +172,19 @@ class Engine(Server):
 class GatewayProcess(Server):
     """`gllm serve`, as an operator starts it. Where no ENGINE_URLS are given it starts its own engine."""
 
-    def __init__(self, name: str, port: int, logs: Path, **settings: str) -> None:
-        argv = [sys.executable, "-c", "import sys; from gllm.cli import main; sys.exit(main())", "serve"]
+    SERVE = (sys.executable, "-c", "import sys; from gllm.cli import main; sys.exit(main())", "serve")
+
+    def __init__(self, name: str, port: int, logs: Path, argv: Sequence[str] = SERVE, **settings: str) -> None:
         env = clean_environment(PORT=str(port), LOG_FORMAT="json", **settings)
         folder = logs / name
         folder.mkdir(exist_ok=True)  # without a `.env`; and its `.state` is its own
-        super().__init__(name, argv, port, logs / f"{name}.log", env, folder)
+        super().__init__(name, list(argv), port, logs / f"{name}.log", env, folder)
+
+    @classmethod
+    def under_plain_uvicorn(cls, name: str, port: int, logs: Path, **settings: str) -> "GatewayProcess":
+        """`uvicorn app.main:app`, for those who bring a server of their own."""
+        argv = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), "--log-level", "warning"]
+        return cls(name, port, logs, argv, **settings)
 
     def in_flight(self) -> int:
         """By both of its own accounts: what is inside, and the gauge. The scrape itself is one of the latter."""
