@@ -196,6 +196,7 @@ class EngineSilent(EngineError):
 class EngineStalled(EngineError):
     """It began to answer, then sent nothing for too long."""
 
+    retryable = True
     default = "The engine stopped in the middle of its answer."
 
 

@@ -20,16 +20,25 @@ class Prober:
     def __init__(self, fleet: Fleet, every_s: float) -> None:
         self._fleet = fleet
         self._every_s = every_s
+        self._asked: set[Replica] = set()
 
     async def run(self) -> None:
-        while True:
-            await self.round()
-            starting = any(replica.state is State.STARTING for replica in self._fleet.replicas)
-            await asyncio.sleep(min(self._every_s, IMPATIENT_S) if starting else self._every_s)
+        """A replica that is slow to answer is not asked again meanwhile, and keeps no other one waiting."""
+        async with asyncio.TaskGroup() as probes:
+            while True:
+                self._ask(probes)
+                starting = any(replica.state is State.STARTING for replica in self._fleet.replicas)
+                await asyncio.sleep(min(self._every_s, IMPATIENT_S) if starting else self._every_s)
 
     async def round(self) -> None:
+        """Ask each once, and wait for the answers."""
         async with asyncio.TaskGroup() as probes:
-            for replica in self._fleet.replicas:
+            self._ask(probes)
+
+    def _ask(self, probes: asyncio.TaskGroup) -> None:
+        for replica in self._fleet.replicas:
+            if replica not in self._asked:
+                self._asked.add(replica)
                 probes.create_task(self._probe(replica))
 
     async def _probe(self, replica: Replica) -> None:
@@ -42,6 +51,8 @@ class Prober:
             self._missed(replica, error)
         else:
             self._fleet.answered(replica, models)
+        finally:
+            self._asked.discard(replica)
 
     def _missed(self, replica: Replica, error: Exception) -> None:
         replica.missed_probes += 1

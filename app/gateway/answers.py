@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from app.clock import Clock
 from app.errors import GatewayError, WrongMethod
 from app.gateway.lifeline import Lifeline
+from app.generation import Route
 from app.telemetry.record import Record
 from app.wire.errors import error_event, error_json, row_of
 
@@ -89,7 +90,8 @@ class EventStream(Answer):
     async def fail(self, error: GatewayError) -> None:
         if not self.committed:
             return await super().fail(error)
-        return await self._send({"type": "http.response.body", "body": error_event(error), "more_body": False})
+        body = error_event(error, Route(self._record.endpoint))
+        return await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def send_error(send: Send, error: GatewayError, record: Record, *, close: bool) -> None:

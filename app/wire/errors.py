@@ -5,6 +5,7 @@ from typing import NamedTuple
 import msgspec
 
 from app import errors as e
+from app.generation import Route
 from app.wire.sse import event
 
 
@@ -76,6 +77,13 @@ def error_json(error: e.GatewayError) -> bytes:
     return msgspec.json.encode(body_of(error))
 
 
-def error_event(error: e.GatewayError) -> bytes:
-    """For a stream that has begun: one event, and no `[DONE]` after it."""
-    return event(body_of(error))
+def error_event(error: e.GatewayError, route: Route = Route.CHAT) -> bytes:
+    """For a stream that has begun: one event, and no `[DONE]` after it.
+
+    Clients of Responses and Messages go by an event's name and type, and look for the words in two places.
+    """
+    body = body_of(error)
+    if route not in (Route.RESPONSES, Route.MESSAGES):
+        return event(body)
+    said = msgspec.to_builtins(body.error)
+    return b"event: error\n" + event({**said, "type": "error", "error": said})

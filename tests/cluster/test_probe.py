@@ -120,6 +120,20 @@ async def test_replicas_are_asked_side_by_side() -> None:
     assert place.state("slow") is State.READY
 
 
+async def test_a_silent_replica_keeps_no_other_from_coming_back() -> None:
+    place = Place("silent", "other")
+    place.engines["silent"].go_on_answering = asyncio.Event()
+    probing = asyncio.create_task(Prober(place.fleet, every_s=0.001).run())
+    await until(lambda: place.state("other") is State.READY, steps=1_000_000)
+    place.engines["other"].answer = EngineUnreachable()
+    await until(lambda: place.state("other") is State.FAILING, steps=1_000_000)
+    place.engines["other"].answer = {"demo": None}
+    await until(lambda: place.state("other") is State.READY, steps=1_000_000)
+    assert place.state("silent") is State.STARTING
+    probing.cancel()
+    await asyncio.wait({probing})
+
+
 async def test_one_that_misbehaves_beyond_words_does_not_end_the_probing_of_others() -> None:
     place = Place("odd", "fine")
     await place.prober.round()

@@ -9,6 +9,7 @@ import pytest
 
 from app import errors
 from app.errors import EngineError, EngineRefused, GatewayError, Outcome, WrongMethod
+from app.generation import Route
 from app.wire.errors import ERRORS, ErrorBody, error_event, error_json, row_of
 from app.wire.sse import data_of
 
@@ -121,3 +122,13 @@ def test_what_an_engine_said_is_for_the_log_only() -> None:
     error = errors.EngineFailed(detail="CUDA error at 0x7f00, key sk-secret")
     assert b"CUDA" not in error_json(error) + error_event(error)
     assert "CUDA" not in str(error)
+
+
+@pytest.mark.parametrize("route", [Route.RESPONSES, Route.MESSAGES])
+def test_where_events_have_names_an_error_has_one_and_is_found_in_both_places(route: Route) -> None:
+    name, data = error_event(errors.EngineBroken(), route).decode().strip().split("\n")
+    said = json.loads(data.removeprefix("data: "))
+    assert name == "event: error"
+    assert said["type"] == "error"
+    assert said["message"] == said["error"]["message"] == errors.EngineBroken.default
+    assert said["code"] == said["error"]["code"] == "engine_interrupted"

@@ -23,6 +23,8 @@ from app.wire.requests import ChatRequest, CompletionRequest, EmbeddingRequest, 
 MAX_CHOICES = 8
 MAX_PROMPTS = 64
 MAX_STOPS = 16
+COMPLETION_TOKENS = 16
+"""Of a text completion that names no limit, as at OpenAI and vLLM. A chat goes on to the end of the context."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,8 @@ class Intake:
     def _room(self, request: ChatRequest | CompletionRequest, prompt: list[int], param: str) -> int:
         """How many tokens may be produced. Too many is refused here, before anything is queued."""
         asked = request.output_limit()
+        if asked is None and isinstance(request, CompletionRequest):
+            asked = min(COMPLETION_TOKENS, max(1, self.context - len(prompt)))
         if len(prompt) + (asked or 1) > self.context:
             raise self._too_long(len(prompt), asked or 1, param)
         return asked or self.context - len(prompt)

@@ -155,8 +155,11 @@ def test_a_request_that_cannot_fit_the_context_is_refused_before_anything_is_que
         complete(intake, prompt=[5] * CONTEXT)
 
 
-def test_without_a_limit_there_is_room_up_to_the_context(intake: Intake) -> None:
-    assert complete(intake, prompt=[5] * 100).choices[0].job.max_tokens == CONTEXT - 100
+def test_without_a_limit_a_chat_has_room_up_to_the_context_and_a_completion_sixteen_tokens(intake: Intake) -> None:
+    order = chat(intake)
+    assert order.choices[0].job.max_tokens == CONTEXT - len(order.prompts[0])
+    assert complete(intake, prompt=[5] * 100).choices[0].job.max_tokens == 16
+    assert complete(intake, prompt=[5] * (CONTEXT - 3)).choices[0].job.max_tokens == 3
     assert chat(intake, max_tokens=5, max_completion_tokens=7).choices[0].job.max_tokens == 7
 
 
