@@ -117,7 +117,8 @@ class Gateway:
             self.fleet.failed(replica, engine.reason or engine.state.value)
         self._engines[engine.name] = engine
         failed = [each for each in self._engines.values() if each.state is EngineState.FAILED]
-        if engine in failed and (not engine.was_ready or len(failed) == self.settings.engine.replicas):
+        hopeless = engine in failed and (not engine.was_ready or len(failed) == self.settings.engine.replicas)
+        if hopeless and not self.failure:
             self.failure = engine.reason
             signal.raise_signal(signal.SIGTERM)  # the one way to end that every server understands
 

@@ -46,10 +46,10 @@ class Screen:
 class Progress:
     """What engines say while they load."""
 
-    def __init__(self, screen: Screen | None) -> None:
+    def __init__(self, screen: Screen | None, first: str) -> None:
         self._screen = screen
         self._since = time.monotonic()
-        self._last = "starting"
+        self._last = first
         self._done = False
 
     @property

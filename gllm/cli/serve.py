@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from app.settings import Settings
 
-USAGE, FAILED = 2, 1
+USAGE = 2
 
 FLAGS = {
     "--host": ("host", "address to listen on (HOST, default 127.0.0.1)"),
@@ -51,7 +51,9 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from app.settings import BadSetting
+    from gllm.cli.logs import held_back
 
+    early = held_back()
     try:
         settings = settings_from(args)
     except BadSetting as error:
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         return USAGE
     from gllm.cli.serving import serve
 
-    return serve(settings)
+    return serve(settings, early)
 
 
 def settings_from(args: argparse.Namespace) -> Settings:

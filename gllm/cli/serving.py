@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import math
 import os
 import shlex
@@ -13,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
+from logging.handlers import MemoryHandler
 
 import uvicorn
 import uvloop
@@ -21,6 +21,7 @@ from app.cluster.launchers.plan import missing
 from app.gateway.app import Gateway
 from app.settings import Listen, Settings
 from app.version import VERSION
+from gllm.cli.logs import configure
 from gllm.cli.screen import Progress, Screen
 
 STOPPED, FAILED, KILLED = 0, 1, 130
@@ -29,19 +30,25 @@ KEEP_ALIVE_S = 75
 BACKLOG = 4_096
 TAIL_SHOWN = 12
 
+PATIENCE_S = 3.0
+"""For servers that are said to run already."""
+
 
 class CannotServe(Exception):
     """The text is a sentence for the person who starts the gateway."""
 
 
-def serve(settings: Settings) -> int:
-    _log_warnings(settings)
+def serve(settings: Settings, early: MemoryHandler) -> int:
+    """The exit code, once all has ended. `early` holds what was logged before there were settings."""
     screen = Screen(sys.stderr) if sys.stderr.isatty() else None
     if screen is not None:
         sys.stderr = screen
+    configure(settings.logs, early)
     try:
         with listening(settings.listen) as listener:
-            return uvloop.run(Serving(settings, listener, Progress(screen)).run())
+            urls = ", ".join(settings.engine.urls)
+            progress = Progress(screen, f"waiting for {urls}" if urls else "starting")
+            return uvloop.run(Serving(settings, listener, progress).run())
     except CannotServe as error:
         print(f"gllm: {error}", file=sys.stderr)
         return FAILED
@@ -108,9 +115,16 @@ class Serving:
 
     async def _greet(self) -> None:
         """Say where the gateway is, and how to talk to it, once there is somebody to talk to."""
+        urls = self._settings.engine.urls
         while not self._gateway.fleet.ready:
             self._progress.tick()
             await asyncio.sleep(0.1)
+            if urls and self._progress.seconds > PATIENCE_S:
+                print(
+                    f"Nothing answers at {', '.join(urls)} yet. Until it does, the gateway at {self._url} says 503.",
+                    flush=True,
+                )
+                urls = ()
         if not self._server.should_exit:
             self._progress.done()
             print(greeting(self._url, list(self._gateway.fleet.models), self._progress.seconds), flush=True)
@@ -155,11 +169,6 @@ def _config(settings: Settings, gateway: Gateway) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.listen.drain_s),
     )
-
-
-def _log_warnings(settings: Settings) -> None:
-    level = logging.DEBUG if settings.logs.level == "debug" else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
 
 
 def _url(listener: socket.socket) -> str:

@@ -1,6 +1,7 @@
 """`gllm` as people run it: a real process, and what it leaves behind."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -30,7 +31,9 @@ class Gllm:
 
     @property
     def url(self) -> str:
-        return self.text.partition(" at ")[2].split()[0]
+        """The gateway's, from what it says about itself."""
+        found: list[str] = re.findall(r"at (http://127\.0\.0\.1:\d+) ", self.text)
+        return found[-1]
 
     def until(self, text: str) -> None:
         self._until(text, self._output)

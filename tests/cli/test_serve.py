@@ -1,5 +1,6 @@
 """`gllm serve` with a stand-in for vLLM: everything else is real."""
 
+import json
 import signal
 import socket
 import threading
@@ -105,6 +106,30 @@ def test_an_engine_that_cannot_start_is_told_in_its_own_words(gllm: Run) -> None
         "  | INFO Loading weights",
         "  | ValueError: no/such-model is not a model",
     ]
+
+
+def test_several_engines_that_cannot_start_are_one_failure(gllm: Run) -> None:
+    running = gllm(*SERVE, "--model", "no/such-model", "--replicas", "3")
+    assert running.wait(within_s=60) == 1
+    assert "did not start: exit code 1." in running.text.partition("gllm: ")[2]
+
+
+def test_servers_that_do_not_answer_yet_are_told_and_waited_for(gllm: Run) -> None:
+    running = gllm("serve", "--engine-url", "http://127.0.0.1:9", "--port", "0")
+    running.until("Nothing answers at http://127.0.0.1:9 yet.")
+    assert httpx.get(f"{running.url}/readyz", trust_env=False).status_code == 503
+    running.interrupt()
+    assert running.wait() == 0
+
+
+def test_what_is_logged_as_json_is_json_throughout(gllm: Run) -> None:
+    running = gllm(*SERVE, "--log-format", "json", "--log-level", "debug", QUEUE_CAPACITY="7")
+    running.until("Ctrl+C stops it.")
+    running.interrupt()
+    assert running.wait() == 0
+    lines = [json.loads(line) for line in running.text.splitlines() if line.startswith("{")]
+    assert {"event": "log", "level": "warning", "logger": "gllm.settings"}.items() <= lines[0].items()
+    assert lines[0]["message"] == "QUEUE_CAPACITY: no effect yet in this version."
 
 
 def test_a_taken_port_is_told_before_a_model_is_loaded(gllm: Run) -> None:

@@ -25,7 +25,8 @@ class Machine:
     @classmethod
     def here(cls) -> "Machine":
         devices = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-        return cls(any(Path(each).exists() for each in devices), len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+        return cls(any(Path(each).exists() for each in devices), cores or 1)
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,19 @@ def vllm_serve(engine: Engine, place: Place) -> tuple[list[str], dict[str, str]]
 BUILDS: Mapping[str, Build] = {"transformers": transformers, "vllm": vllm_serve}
 
 
-EXTRA = "install the extra '{}' of this package, or use a running server (ENGINE_URLS)."
-
-
 def missing(engine: Engine) -> str | None:
     """What must be installed first, as a sentence. Nothing is imported to find out."""
     match engine.type:
         case "transformers" if not all(find_spec(name) for name in ("torch", "transformers")):
-            return f"ENGINE_TYPE=transformers needs PyTorch and Transformers beside the gateway: {EXTRA.format(engine.type)}"
+            needed = "PyTorch and Transformers"
         case "vllm" if vllm.executable() is None:
-            return f"ENGINE_TYPE=vllm needs vLLM beside the gateway: {EXTRA.format(engine.type)}"
-    return None
+            needed = "vLLM"
+        case _:
+            return None
+    return (
+        f"ENGINE_TYPE={engine.type} needs {needed} beside the gateway: install the extra '{engine.type}' of this "
+        "package, or use a running server (ENGINE_URLS)."
+    )
 
 
 def plan(engine: Engine, machine: Machine, ports: Iterator[int], build: Build | None = None) -> tuple[Launch, ...]:
