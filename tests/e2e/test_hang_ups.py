@@ -15,8 +15,8 @@ from tests.support.server import RawClient
 from tests.support.sockets import Raw, request
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-BATCH = 16
-"""As many sequences as the session's engine runs at once; more wait."""
+BATCH, PLACES = 16, 64
+"""As many sequences as the session's engine runs at once, and as many as it takes in; the others wait."""
 
 SOON_S = 1.0
 
@@ -79,6 +79,22 @@ def test_hanging_up_on_work_that_waits_takes_it_out_of_the_queue(
         assert comes_true(lambda: engine.sum_of("vllm:num_requests_waiting") == 0, SOON_S)
         assert engine.sum_of("vllm:num_requests_running") == BATCH
     assert idle_within(engine, SOON_S)
+
+
+def test_a_full_engine_says_when_to_come_back_and_has_room_when_someone_hangs_up(
+    engine: Engine, gateway: GatewayProcess
+) -> None:
+    asked = {"prompt": "Docker is", "max_tokens": 2}
+    with ExitStack() as places:
+        for _ in range(PLACES // 8):
+            places.enter_context(Raw(gateway.port)).say(endless(stream=True, n=8))
+        assert comes_true(lambda: engine.at_work() == PLACES, 5)
+        refused = gateway.http.post(COMPLETIONS, json=asked)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_busy")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert gateway.http.get("/health").json()["status"] == "healthy"
+    assert idle_within(engine, SOON_S)
+    assert gateway.http.post(COMPLETIONS, json=asked).status_code == 200
 
 
 def test_under_another_server_hang_ups_are_heard_too(engine: Engine, logs: Path) -> None:

@@ -89,7 +89,13 @@ def test_a_stream_is_counted_though_its_client_did_not_ask(client: OpenAI, gatew
 
 def test_several_choices_come_with_their_index(client: OpenAI) -> None:
     done = client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": QUESTION}], n=3, temperature=1.2, max_tokens=12, seed=1
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        n=3,
+        temperature=2,
+        max_tokens=32,
+        seed=1,
+        extra_body=ENDLESS,
     )
     assert [choice.index for choice in done.choices] == [0, 1, 2]
     assert len({choice.message.content for choice in done.choices}) > 1
@@ -97,10 +103,11 @@ def test_several_choices_come_with_their_index(client: OpenAI) -> None:
         model=MODEL,
         messages=[{"role": "user", "content": QUESTION}],
         n=3,
-        temperature=1.2,
-        max_tokens=12,
+        temperature=2,
+        max_tokens=32,
         seed=1,
         stream=True,
+        extra_body=ENDLESS,
     )
     texts = {0: "", 1: "", 2: ""}
     for chunk in stream:
@@ -134,8 +141,8 @@ def test_a_seed_makes_chance_repeat_itself(client: OpenAI) -> None:
         done = client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": QUESTION}],
-            temperature=1.5,
-            max_tokens=24,
+            temperature=2,
+            max_tokens=32,
             seed=seed,
             extra_body=ENDLESS,
         )
