@@ -12,7 +12,8 @@ from app.errors import InvalidRequest, WrongMediaType
 from app.generation import Call, Route
 from app.wire.edits import put_fields
 from app.wire.fields import StreamOptions
-from app.wire.requests import ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampled, parse
+from app.wire.parsing import parse
+from app.wire.requests import ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampled
 
 Headers = Mapping[bytes, bytes]
 

@@ -15,7 +15,8 @@ from openai.types.responses import response_create_params as openai_responses
 
 from app.errors import InvalidRequest
 from app.generation import Route
-from app.wire.requests import REQUESTS, AnyRequest, ChatRequest, parse
+from app.wire.parsing import parse
+from app.wire.requests import REQUESTS, AnyRequest, ChatRequest
 from tests.wire.bodies import ACCEPTED, BODIES, HELLO, WEATHER
 
 

@@ -32,7 +32,8 @@ from app.errors import (
     WrongMethod,
 )
 from app.generation import Route
-from app.wire.requests import AnyRequest, ChatRequest, CompletionRequest, parse
+from app.wire.parsing import parse
+from app.wire.requests import AnyRequest, ChatRequest, CompletionRequest
 from app.wire.sse import DONE
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from app.engines.transformers.orders import Intake, Order
 from app.engines.transformers.tokens import Tokens
 from app.errors import ContextTooLong, InvalidRequest
 from app.generation import Route
-from app.wire.requests import REQUESTS, parse
+from app.wire.parsing import parse
+from app.wire.requests import REQUESTS
 
 CONTEXT = 256
 EOS = frozenset({4, 2})
