@@ -254,7 +254,9 @@ async def test_choices_and_prompts_are_numbered(client: httpx.AsyncClient) -> No
     events = await streamed(client, "/v1/completions", **fields)
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
     assert [text_of(events, index) for index in range(4)] == [choice["text"] for choice in body["choices"]]
-    assert len({choice["text"] for choice in body["choices"]}) == 4
+    first, second, third, fourth = (choice["text"] for choice in body["choices"])
+    assert first != second  # one prompt, other luck
+    assert third != fourth
     assert body["usage"]["completion_tokens"] == 32
 
 
