@@ -242,10 +242,14 @@ async def test_the_models_own_end_is_a_stop_and_can_be_ignored(client: httpx.Asy
     assert longer["usage"]["completion_tokens"] >= ended + 5
 
 
-async def test_without_a_limit_an_answer_goes_on_to_the_context(client: httpx.AsyncClient) -> None:
-    prompt = [5 + at % 50 for at in range(1900)]
-    body = await complete(client, prompt=prompt, temperature=0, ignore_eos=True)
+async def test_without_a_limit_a_chat_goes_on_to_the_context_and_a_completion_stops_at_sixteen(
+    client: httpx.AsyncClient,
+) -> None:
+    long = [{"role": "user", "content": "queue" + " queue" * 1_800}]
+    body = await chat(client, messages=long, temperature=0, ignore_eos=True)
     assert body["usage"]["total_tokens"] == 2048
+    body = await complete(client, prompt="A queue", temperature=0, ignore_eos=True)
+    assert body["usage"]["completion_tokens"] == 16
 
 
 async def test_choices_and_prompts_are_numbered(client: httpx.AsyncClient) -> None:
