@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import EngineBusy, EngineFailed, EngineRefused, EngineStalled, GatewayError, UnknownModel
+from app.errors import EngineBusy, EngineFailed, EngineLacks, EngineRefused, EngineStalled, GatewayError, UnknownModel
 from app.reliability.retry import Retry
 
 POLICIES = st.builds(
@@ -16,7 +16,7 @@ POLICIES = st.builds(
     longest_pause_s=st.floats(0, 10),
     jitter=st.sampled_from([lambda: 0.0, lambda: 0.5, lambda: math.nextafter(1, 0)]),
 )
-MENDABLE = st.sampled_from([EngineFailed(), EngineBusy(retry_after=3)])
+MENDABLE = st.sampled_from([EngineFailed(), EngineStalled(), EngineBusy(retry_after=3)])
 
 
 def test_pauses_double_up_to_the_longest() -> None:
@@ -45,7 +45,7 @@ def test_a_pause_is_within_its_bounds_the_attempts_and_the_deadline(
         assert pause < left_s
 
 
-@given(POLICIES, st.integers(1, 20), st.sampled_from([EngineRefused(), EngineStalled(), UnknownModel()]))
+@given(POLICIES, st.integers(1, 20), st.sampled_from([EngineRefused(), EngineLacks(), UnknownModel()]))
 def test_what_another_replica_cannot_mend_is_never_tried_again(retry: Retry, attempt: int, error: GatewayError) -> None:
     assert retry.pause_after(attempt, error, math.inf) is None
 
