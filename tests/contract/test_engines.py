@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,20 +13,38 @@ from app.errors import EngineBroken, EngineError, EngineFailed, EngineUnreachabl
 from app.wire.answers import stream_reader, usage_of
 from app.wire.sse import data_of, split
 from tests.contract.over_http import over_http
+from tests.contract.real import real
 from tests.contract.rig import Fault, Rig
 from tests.contract.scripted import scripted
+from tests.support.processes import Engine, free_port
 
 RIGS: dict[str, Callable[[], AbstractAsyncContextManager[Rig]]] = {"scripted": scripted, "over http": over_http}
+TRANSFORMERS = "transformers"
 
 STREAM = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 LIMIT_S = 10
 """For a whole test: an engine that hangs is a failure, not a wait."""
 
 
-@pytest.fixture(params=RIGS)
+@pytest.fixture(scope="session")
+def transformers_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = Engine("contract", free_port(), tmp_path_factory.mktemp("contract"))
+    try:
+        engine.await_ready()
+        yield engine
+    finally:
+        engine.end()
+
+
+@pytest.fixture(params=[*RIGS, TRANSFORMERS])
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     """In the end nothing is at work, whatever a test did."""
-    async with asyncio.timeout(LIMIT_S), RIGS[request.param]() as rig:
+    if request.param == TRANSFORMERS:
+        process = request.getfixturevalue("transformers_engine")
+        start: Callable[[], AbstractAsyncContextManager[Rig]] = partial(real, process)
+    else:
+        start = RIGS[request.param]
+    async with asyncio.timeout(LIMIT_S), start() as rig:
         try:
             yield rig
             await rig.comes_to(running=0)
