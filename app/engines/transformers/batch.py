@@ -59,7 +59,7 @@ class Batch:
 
     def cancel(self, job: Job) -> None:
         """Take effect at the next step: the sequence leaves the batch, its pages return, and no news follow."""
-        self._manager.cancel_request(job.id)
+        self._manager.cancel(job)
 
     def stop(self) -> None:
         """End the thread. What still runs ends with an error."""

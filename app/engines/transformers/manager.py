@@ -88,6 +88,8 @@ class Manager(ContinuousBatchingManager):  # type: ignore[misc]
         self.counters = counters
         self._on_news, self._on_death = on_news, on_death
         self._news: list[News] = []
+        self._open: dict[str, Job] = {}
+        """All that have not ended. The manager forgets whom it had taken from the line when it is told to stop."""
         self._step_tokens = 0
         self.batch_processor = self._create_batch_processor()
 
@@ -109,8 +111,13 @@ class Manager(ContinuousBatchingManager):  # type: ignore[misc]
 
     def submit(self, job: Job) -> None:
         """Never blocks: the server has counted already whether there is room."""
+        self._open[job.id] = job
         self.input_queue.put_nowait(Sequence.of(job, self._news))
         self._wake_up_loop.set()
+
+    def cancel(self, job: Job) -> None:
+        self._open.pop(job.id, None)
+        self.cancel_request(job.id)
 
     # --- in the batch thread --------------------------------------------------------------------------------------
 
@@ -128,6 +135,9 @@ class Manager(ContinuousBatchingManager):  # type: ignore[misc]
         finally:
             self.ended = True  # before anybody is told: who hears of it and looks must find it so
             self._step_tokens = 0
+            told = {news.job.id for news in self._news if news.finish}
+            forgotten = [job for id_, job in list(self._open.items()) if id_ not in told]
+            self._news += [News(job, None, None, "error") for job in forgotten]
             self._report()
             self._on_death()
 
@@ -147,6 +157,9 @@ class Manager(ContinuousBatchingManager):  # type: ignore[misc]
         if self._news or self._step_tokens:
             news = self._news[:]
             self._news.clear()
+            for each in news:
+                if each.finish:
+                    self._open.pop(each.job.id, None)
             self._on_news(news, self._step_tokens)
 
     def _generation_step(self) -> None:

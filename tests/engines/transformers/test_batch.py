@@ -284,6 +284,8 @@ def test_stopping_ends_what_runs_and_the_thread(bench: Make, running: int) -> No
     jobs = [one.submit(words(seed, 10), 400) for seed in range(running)]
     if jobs:
         one.next()
+    late = [one.submit(words(seed, 10), 400) for seed in range(running)]  # still in the line when the stop comes
     one.batch.stop()
+    jobs += late
     assert one.until_done(*jobs) == dict.fromkeys([job.id for job in jobs], "error")
     assert not one.batch.alive
