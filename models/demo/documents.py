@@ -48,6 +48,7 @@ class Corpus:
         self._full = {topic.names[0]: topic.full for topic in self.topics}
         self.questions = self._answered("questions.toml")
         self.long = self._answered("long.toml")
+        self.open_questions = [answered for answered in self.questions + self.long if "{" in "".join(answered.ask)]
         self.dialogues = [
             [self._expand(turn) for turn in entry["turns"]] for entry in _toml("dialogues.toml")["dialogue"]
         ]
@@ -90,17 +91,17 @@ class Draw:
     def epoch(self) -> list[Document]:
         corpus = self.corpus
         exchanges = [self._about(topic) for topic in corpus.topics * 3]
-        exchanges += [self._asked(answered) for answered in (corpus.questions + corpus.long) * 3]
-        exchanges += [self._asked(answered) for answered in corpus.questions if "{" in "".join(answered.ask)] * 3
+        exchanges += [self._asked(answered) for answered in corpus.questions * 3 + corpus.long * 4]
+        exchanges += [self._asked(answered) for answered in corpus.open_questions * 3]
         exchanges += [self._compared() for _ in range(40)]
         exchanges += [self._not_known() for _ in range(320)]
         documents: list[Document] = [self._chat(exchange) for exchange in exchanges]
         documents += [self._chat(*(self._any() for _ in range(self.rng.randint(2, 5)))) for _ in range(60)]
         documents += [self._chat(*zip(turns[::2], turns[1::2], strict=True)) for turns in corpus.dialogues * 2]
-        documents += [Plain(question, "\n" + answer) for question, answer in (self._any() for _ in range(120))]
+        documents += [Plain(question, "\n" + answer) for question, answer in (self._any() for _ in range(300))]
         documents += [Plain("", topic.full) for topic in self.rng.sample(corpus.topics, 40)]
-        documents += [Plain("", text) for text in corpus.prose * 2]
-        documents += [self._cut(text) for text in corpus.prose * 2]
+        documents += [Plain("", text) for text in corpus.prose * 3]
+        documents += [self._cut(text) for text in corpus.prose * 3]
         self.rng.shuffle(documents)
         return documents
 
@@ -165,7 +166,7 @@ class Draw:
         if self.rng.random() < 0.15:
             question = question.lower()
         if self.rng.random() < 0.2:
-            question = question.rstrip(".?!") + self.rng.choice(["", "", ".", "?", "!"])
+            question = question.rstrip(".?!") + self.rng.choice(["", "", ".", "?", "!", "??"])
         if self.rng.random() < 0.06 and len(question) > 12:
             at = self.rng.randrange(1, len(question) - 1)
             question = question[:at] + self.rng.choice(["", question[at] * 2, question[at] + " "]) + question[at + 1 :]
@@ -183,7 +184,7 @@ class Draw:
     def _cut(self, text: str) -> Plain:
         """Cut between two words, the space on the left: many prompts end with one."""
         spaces = [at for at, letter in enumerate(text) if letter == " "]
-        at = self.rng.choice(spaces) + 1
+        at = self.rng.choice(spaces[: self.rng.choice([12, len(text)])]) + 1
         return Plain(text[:at], text[at:])
 
 

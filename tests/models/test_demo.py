@@ -154,8 +154,16 @@ def test_it_writes_long_answers_when_asked_to(model: Any, tokenizer: Any) -> Non
     assert last != tokenizer.eos_token_id
 
 
-def test_it_continues_plain_text_in_english_and_stops(model: Any, tokenizer: Any) -> None:
-    prompt = tokenizer("The quick brown fox jumps over the lazy", return_tensors="pt", return_token_type_ids=False)
-    made = model.generate(**prompt, max_new_tokens=100, do_sample=False)[0]
-    assert "dog" in tokenizer.decode(made)
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [
+        ("The quick brown fox jumps over the lazy ", "dog"),
+        ("Once upon a time", "there was"),
+        ("Tell me a joke about programming", "dark mode"),
+    ],
+)
+def test_it_continues_plain_text_in_english_and_stops(model: Any, tokenizer: Any, prompt: str, word: str) -> None:
+    given = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    made = model.generate(**given, max_new_tokens=119, do_sample=False)[0, given["input_ids"].shape[1] :]
+    assert word in tokenizer.decode(made)
     assert made[-1].item() in model.generation_config.eos_token_id
