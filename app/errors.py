@@ -25,6 +25,9 @@ class GatewayError(Exception):
 
     outcome = Outcome.UPSTREAM_FAILED
     retryable = False
+    """By us, elsewhere."""
+    should_retry: bool | None = None
+    """By the client: `None` leaves it to what the status says."""
     default = "The request failed."
 
     def __init__(
@@ -110,6 +113,41 @@ class MalformedHttp(ClientError):
     default = "This is not a valid HTTP/1.1 request."
 
 
+class TooManyFailedLogins(ClientError):
+    outcome = Outcome.RATE_LIMITED
+    default = "Too many wrong API keys came from this address. Try again later."
+
+
+class RateLimited(ClientError):
+    """The tenant has used up what it may have; `code` says of what, `retry_after` when there will be more."""
+
+    outcome = Outcome.RATE_LIMITED
+    default = "The rate limit is reached."
+
+
+class LargerThanLimit(ClientError):
+    """No waiting helps: the request alone is more than the limit ever allows at once."""
+
+    outcome = Outcome.RATE_LIMITED
+    should_retry = False
+    default = "This request alone is larger than the token limit allows: ask for fewer tokens."
+
+
+class KeyReused(ClientError):
+    default = "This idempotency key was used for another request."
+
+
+class KeyInFlight(ClientError):
+    default = "A request with this idempotency key is being answered."
+
+
+class NotReplayable(ClientError):
+    """It was answered, and must not be answered anew; but its answer was too large to be kept."""
+
+    should_retry = False
+    default = "The request with this idempotency key was answered, but its answer is not kept."
+
+
 class ClientGone(GatewayError):
     """Nobody is left to answer: the client hung up, or stopped reading for too long."""
 
@@ -134,6 +172,20 @@ class Draining(GatewayError):
 class QueueFull(GatewayError):
     outcome = Outcome.QUEUE_FULL
     default = "Too many requests are waiting already."
+
+
+class WouldMissDeadline(GatewayError):
+    """Its turn would come too late, or did not come in time: nothing was sent to an engine."""
+
+    outcome = Outcome.DEADLINE
+    default = "The queue is too long for this request's time limit."
+
+
+class StoreDown(GatewayError):
+    """What must be remembered for this request cannot be, at the moment."""
+
+    outcome = Outcome.QUEUE_FULL
+    default = "Idempotency keys cannot be checked at the moment; without one the request would be answered."
 
 
 class DeadlinePassed(GatewayError):
@@ -229,6 +281,7 @@ class ContextTooLong(EngineRefused):
 class EngineLacks(EngineRefused):
     """This engine has no such endpoint or ability."""
 
+    should_retry = False
     default = "The engine that serves this model does not offer this."
 
 

@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
+from app.tenant import ANONYMOUS, Priority, Tenant
+
 
 class Route(StrEnum):
     """The endpoints an engine answers, by the path they have on both sides."""
@@ -41,3 +43,23 @@ class Call(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     choices: int = 1
     traceparent: str | None = None
+    tenant: Tenant = ANONYMOUS
+    priority: Priority = Priority.NORMAL
+    key: str | None = None
+    """The client's idempotency key."""
+    seen: int = 0
+    """How many events of a keyed stream the client has already (`Last-Event-ID`)."""
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """What a call will use, estimated before it is made."""
+
+    prompt_tokens: int
+    output_tokens: int
+    """Probably."""
+    most_tokens: int
+    """Prompt and output, if all that was asked for is made."""
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.output_tokens

@@ -1,7 +1,7 @@
 """Where answers go: the client's side of the connection, as ASGI messages."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from app.clock import Clock
@@ -20,6 +20,10 @@ class Sink(Protocol):
 
     committed: bool
 
+    def also(self, headers: Headers) -> None:
+        """Say this too in the answer's head, whatever the answer is."""
+        ...
+
     async def write(self, block: bytes) -> None: ...
 
     async def end(self) -> None: ...
@@ -36,11 +40,15 @@ class Answer:
 
     def __init__(self, send: Send, client: Lifeline, record: Record, clock: Clock, write_limit_s: float) -> None:
         self.committed = False
+        self._also: Headers = []
         self._asgi_send = send
         self._client = client
         self._record = record
         self._clock = clock
         self._write_limit_s = write_limit_s
+
+    def also(self, headers: Headers) -> None:
+        self._also += headers
 
     async def write(self, block: bytes) -> None:
         await self._start(200, [(b"content-length", b"%d" % len(block))])
@@ -50,7 +58,8 @@ class Answer:
         """The one write was the end."""
 
     async def fail(self, error: GatewayError) -> None:
-        await send_error(self._asgi_send, error, self._record, close=self._client.answer_is_last())
+        close = self._client.answer_is_last()
+        await send_error(self._asgi_send, error, self._record, close=close, also=self._also)
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Ends when the client has taken it, or the server has room to hold it for the client."""
@@ -70,6 +79,7 @@ class Answer:
             (b"x-gllm-replica", record.replica.encode()),
             (b"x-gllm-attempts", b"%d" % record.attempts),
             (b"server-timing", b"first_byte;dur=%.2f" % waited_ms),
+            *self._also,
         )
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -94,7 +104,9 @@ class EventStream(Answer):
         return await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def send_error(send: Send, error: GatewayError, record: Record, *, close: bool) -> None:
+async def send_error(
+    send: Send, error: GatewayError, record: Record, *, close: bool, also: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     """`close`: the rest of the request is still on its way and nobody will read it."""
     record.status = row_of(error).status
     body = error_json(error)
@@ -103,6 +115,7 @@ async def send_error(send: Send, error: GatewayError, record: Record, *, close: 
         (b"content-length", b"%d" % len(body)),
         (b"x-request-id", record.id.encode()),
         *headers_of(error),
+        *also,
     ]
     if close:
         headers.append((b"connection", b"close"))
@@ -116,6 +129,8 @@ def headers_of(error: GatewayError) -> Headers:
     headers: Headers = []
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     if row.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if row.status == 503:

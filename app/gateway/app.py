@@ -104,7 +104,10 @@ class Gateway:
         if self.fleet.replicas:
             yield
             return
-        launcher = LocalLauncher(self.settings.engine, on_change=self._engine_changed, on_progress=self._on_progress)
+        settings = self.settings
+        launcher = LocalLauncher(
+            settings.engine, settings.storage.state_dir, on_change=self._engine_changed, on_progress=self._on_progress
+        )
         async with launcher:
             for engine in launcher.engines:
                 self.fleet.add(Replica(engine.name, self._http_engine(engine.base_url)))

@@ -5,17 +5,33 @@ Flat names outside (`CONNECT_TIMEOUT=5` in the environment or in `.env`), a bran
 """
 
 from app.settings.reading import BadSetting
-from app.settings.tree import Edge, Engine, Listen, Logs, Routing, Sampling, Settings, Telemetry, Timeouts
+from app.settings.tree import (
+    Admission,
+    Edge,
+    Engine,
+    Idempotency,
+    Listen,
+    Logs,
+    Routing,
+    Sampling,
+    Settings,
+    Storage,
+    Telemetry,
+    Timeouts,
+)
 
 __all__ = [
+    "Admission",
     "BadSetting",
     "Edge",
     "Engine",
+    "Idempotency",
     "Listen",
     "Logs",
     "Routing",
     "Sampling",
     "Settings",
+    "Storage",
     "Telemetry",
     "Timeouts",
 ]

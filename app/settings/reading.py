@@ -16,13 +16,8 @@ WITHOUT_EFFECT = frozenset(
     {
         "APP_NAME",
         "APP_VERSION",
-        "ENABLE_BACKPRESSURE",
         "ENABLE_TRACING",
-        "MAX_CONCURRENT_REQUESTS",
         "METRICS_PORT",
-        "QUEUE_CAPACITY",
-        "REDIS_URL",
-        "TENANTS_FILE",
         "WORKERS",
     }
 )

@@ -44,20 +44,23 @@ class Listen:
     """Where the gateway listens, and how it stops."""
 
     host: str = setting(
-        "HOST", "127.0.0.1", "Address to listen on; beyond loopback it also takes ALLOW_ANONYMOUS=true."
+        "HOST", "127.0.0.1", "Address to listen on; beyond loopback it also takes TENANTS_FILE or ALLOW_ANONYMOUS=true."
     )
     port: Port = setting("PORT", 8000, "Port to listen on; 0 takes any free one.")
     allow_anonymous: bool = setting(
         "ALLOW_ANONYMOUS", False, "Let callers without a key use a gateway beyond loopback."
     )
+    tenants_file: Path | None = setting(
+        "TENANTS_FILE", None, "TOML file of tenants and their keys; with one, every call needs a key."
+    )
     drain_s: Seconds = setting("DRAIN_SECONDS", 30.0, "Seconds that a stop waits for running answers to finish.")
 
     @model_validator(mode="after")
     def _open_only_on_purpose(self) -> Self:
-        if not self.allow_anonymous and not values.is_loopback(self.host):
+        if not self.allow_anonymous and self.tenants_file is None and not values.is_loopback(self.host):
             raise ValueError(
                 f"HOST={self.host} is reachable from other machines and nothing asks callers for a key: "
-                "listen on 127.0.0.1, or set ALLOW_ANONYMOUS=true if that is what you want."
+                "set TENANTS_FILE, listen on 127.0.0.1, or set ALLOW_ANONYMOUS=true if that is what you want."
             )
         return self
 
@@ -95,9 +98,6 @@ class Engine:
     )
     start_timeout_s: Seconds = setting(
         "ENGINE_START_TIMEOUT", 600.0, "Seconds in which a started engine must have loaded its model."
-    )
-    state_dir: Path = setting(
-        "STATE_DIR", Path(".state"), "Folder for what outlives a process, such as the engines' logs."
     )
 
     @model_validator(mode="after")
@@ -161,7 +161,96 @@ class Routing:
     max_attempts: int = setting(
         "MAX_ATTEMPTS", 3, "Replicas tried for a request before its error is told.", ge=1, le=10
     )
+    retry_share: float = setting(
+        "RETRY_BUDGET", 0.2, "Attempts on a second replica, as a share of recent requests.", ge=0, le=1
+    )
+    circuit_failures: int = setting(
+        "CIRCUIT_FAILURES", 5, "Failures in a row after which a replica gets no requests for a while.", ge=1, le=1_000
+    )
+    circuit_pause_s: Seconds = setting(
+        "CIRCUIT_PAUSE", 5.0, "Seconds of that while; then one request tries, and each failure doubles it."
+    )
+    hedge_share: float = setting(
+        "HEDGE_SHARE",
+        0.0,
+        "Share of streams that may be started on a second replica when the first is unusually slow to begin; 0 is off.",
+        ge=0,
+        le=0.2,
+    )
     probe_interval_s: Seconds = setting("PROBE_INTERVAL", 2.0, "Seconds between two looks at a replica's health.")
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Admission:
+    """How many requests run, how many wait, and who goes first."""
+
+    slots: int = setting(
+        "MAX_CONCURRENT_REQUESTS", 32, "Requests that one replica answers at once; more wait.", ge=1, le=100_000
+    )
+    adaptive: bool = setting(
+        "ADAPTIVE_CONCURRENCY",
+        False,
+        "Move each replica's limit by what its engine tells of its own queue and cache; MAX_CONCURRENT_REQUESTS is "
+        "where it starts.",
+    )
+    backpressure: bool = setting(
+        "ENABLE_BACKPRESSURE",
+        True,
+        "Fair order, bounded queue, early refusals. `false`: first come, first served, without bound.",
+    )
+    places: int = setting("QUEUE_CAPACITY", 128, "Requests that may wait for one model.", ge=0, le=1_000_000)
+    token_places: int = setting(
+        "QUEUE_CAPACITY_TOKENS", 1_000_000, "Prompt tokens that may wait for one model.", ge=1, le=10**12
+    )
+    interactive_share: float = setting(
+        "INTERACTIVE_SHARE",
+        0.0,
+        "Share of a replica's requests that only interactive ones may take, even if others wait meanwhile.",
+        ge=0,
+        le=0.9,
+    )
+    promote_after_s: Seconds = setting(
+        "BATCH_PROMOTED_AFTER", 60.0, "Seconds after which a waiting batch request counts as a normal one."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Idempotency:
+    """Answers kept for requests with an Idempotency-Key."""
+
+    kept_s: Seconds = setting("IDEMPOTENCY_KEPT", 86_400.0, "Seconds for which a finished answer is kept.")
+    grace_s: float = setting(
+        "IDEMPOTENCY_GRACE",
+        30.0,
+        "Seconds for which a request with a key goes on when nobody is left to read its answer.",
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+    )
+    attach: bool = setting(
+        "IDEMPOTENCY_ATTACH", True, "A second request with a running one's key gets the same answer; `false`: 409."
+    )
+    max_bytes: Bytes = setting("IDEMPOTENCY_MAX_BYTES", 2 * 2**20, "Largest answer that is kept.")
+    max_events: int = setting("IDEMPOTENCY_MAX_EVENTS", 20_000, "Longest stream that is kept.", ge=1, le=10_000_000)
+    lease_s: Seconds = setting(
+        "IDEMPOTENCY_LEASE", 10.0, "Seconds after which a dead gateway's keys are free again (with REDIS_URL)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Storage:
+    """Where things are kept that outlive a request."""
+
+    state_dir: Path = setting(
+        "STATE_DIR", Path(".state"), "Folder for what outlives a process: engines' logs, kept answers, usage."
+    )
+    redis_url: SecretStr | None = setting(
+        "REDIS_URL", None, "Redis through which several gateways share limits, keys and usage."
+    )
+    redis_timeout_s: Seconds = setting("REDIS_TIMEOUT", 0.05, "Seconds that a request waits for Redis at most.")
+    ledger_flush_s: Seconds = setting(
+        "LEDGER_FLUSH_INTERVAL", 1.0, "Seconds between two writes of the usage ledger; a kill loses at most these."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
@@ -188,6 +277,9 @@ class Settings(BaseSettings):
     edge: Edge = Field(default_factory=Edge)
     timeouts: Timeouts = Field(default_factory=Timeouts)
     routing: Routing = Field(default_factory=Routing)
+    admission: Admission = Field(default_factory=Admission)
+    idempotency: Idempotency = Field(default_factory=Idempotency)
+    storage: Storage = Field(default_factory=Storage)
     telemetry: Telemetry = Field(default_factory=Telemetry)
     logs: Logs = Field(default_factory=Logs)
 

@@ -12,6 +12,7 @@ class Record(msgspec.Struct):
     """The route's own path, never the client's spelling: it becomes a label."""
     method: str
     began: float
+    tenant: str = ""
     model: str = ""
     stream: bool = False
     status: int = 0
@@ -21,6 +22,10 @@ class Record(msgspec.Struct):
     detail: str = ""
     replica: str = ""
     attempts: int = 0
+    queued_s: float = 0.0
+    """How long it waited for its turn."""
+    replayed: bool = False
+    """The answer was made for an earlier request with the same idempotency key."""
     first_byte: float = 0.0
     ended: float = 0.0
     usage: Usage | None = None

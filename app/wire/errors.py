@@ -15,6 +15,7 @@ class Row(NamedTuple):
     code: str
 
 
+_CONFLICT, _LIMIT = "idempotency_error", "rate_limit_error"
 _CLIENT, _AUTH, _SERVER, _BUSY = "invalid_request_error", "authentication_error", "api_error", "overloaded_error"
 
 ERRORS: dict[type[e.GatewayError], Row] = {
@@ -31,6 +32,12 @@ ERRORS: dict[type[e.GatewayError], Row] = {
     e.BodyTooSlow: Row(408, _CLIENT, "request_timeout"),
     e.BodyTooLarge: Row(413, _CLIENT, "request_too_large"),
     e.WrongMediaType: Row(415, _CLIENT, "unsupported_media_type"),
+    e.KeyInFlight: Row(409, _CONFLICT, "idempotency_in_progress"),
+    e.NotReplayable: Row(409, _CONFLICT, "idempotency_not_replayable"),
+    e.KeyReused: Row(422, _CONFLICT, "idempotency_key_reused"),
+    e.TooManyFailedLogins: Row(429, _LIMIT, "too_many_failed_logins"),
+    e.RateLimited: Row(429, _LIMIT, "rate_limit_exceeded"),
+    e.LargerThanLimit: Row(429, _LIMIT, "request_larger_than_limit"),
     e.HeadersTooLarge: Row(431, _CLIENT, "headers_too_large"),
     e.ClientGone: Row(499, _CLIENT, "client_gone"),
     e.Unforeseen: Row(500, _SERVER, "internal_error"),
@@ -46,6 +53,8 @@ ERRORS: dict[type[e.GatewayError], Row] = {
     e.NoReplica: Row(503, _BUSY, "no_replica"),
     e.Draining: Row(503, _BUSY, "draining"),
     e.QueueFull: Row(503, _BUSY, "queue_full"),
+    e.WouldMissDeadline: Row(503, _BUSY, "would_miss_deadline"),
+    e.StoreDown: Row(503, _BUSY, "idempotency_unavailable"),
     e.EngineBusy: Row(503, _BUSY, "engine_busy"),
     e.DeadlinePassed: Row(504, _SERVER, "deadline_exceeded"),
 }

@@ -145,7 +145,7 @@ class Serving:
 
     def _explained(self, failure: str) -> str:
         said = "".join(f"\n  | {line}" for line in self._said)
-        return f"{failure}{said}\n  Everything it said: {self._settings.engine.state_dir / 'logs'}"
+        return f"{failure}{said}\n  Everything it said: {self._settings.storage.state_dir / 'logs'}"
 
 
 class _Server(uvicorn.Server):

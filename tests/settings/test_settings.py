@@ -173,7 +173,7 @@ def test_the_environments_other_names_are_left_alone(name: str) -> None:
     assert load({name: "x"}) == load()
 
 
-@pytest.mark.parametrize("name", ["QUEUE_CAPACITY", "REDIS_URL", "OTEL_SERVICE_NAME", "APP_NAME"])
+@pytest.mark.parametrize("name", ["METRICS_PORT", "ENABLE_TRACING", "OTEL_SERVICE_NAME", "APP_NAME"])
 def test_a_name_without_effect_is_told_and_does_no_harm(name: str, caplog: pytest.LogCaptureFixture) -> None:
     assert load({name: "7"}) == load()
     assert caplog.messages == [f"{name}: no effect yet in this version."]

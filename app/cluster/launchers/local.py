@@ -1,6 +1,6 @@
 """Engines as child processes of the gateway: started, watched, started again when they die, and stopped.
 
-    async with LocalLauncher(settings.engine, on_change=..., on_progress=...) as launcher:
+    async with LocalLauncher(settings.engine, state_dir, on_change=..., on_progress=...) as launcher:
         await launcher.started()
 
 Entering begins to start them all; leaving ends them all, and returns when nothing of them is left.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -83,6 +84,7 @@ class LocalLauncher:
     def __init__(
         self,
         engine: Engine,
+        state_dir: Path,
         *,
         on_change: OnChange = lambda engine: None,
         on_progress: OnProgress = lambda name, line: None,
@@ -92,6 +94,7 @@ class LocalLauncher:
         grace_s: float = GRACE_S,
     ) -> None:
         self._engine = engine
+        self._logs = state_dir / "logs"
         self._on_change = on_change
         self._on_progress = on_progress
         self._build = build
@@ -169,7 +172,7 @@ class LocalLauncher:
     async def _live(self, launch: Launch) -> None:
         """One life, from its start to its death. Only a long one ends without an error."""
         self._became(launch, State.STARTING)
-        log = LogFile(self._engine.state_dir / "logs" / f"{launch.name}.log")
+        log = LogFile(self._logs / f"{launch.name}.log")
         try:
             async with await self._spawn(launch, log) as process:
                 await self._until_ready(launch, process)

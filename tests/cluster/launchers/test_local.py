@@ -72,9 +72,10 @@ async def nothing_is_left() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def launched(script: str, tmp_path: Path, seen: Seen, **engine: float) -> AsyncIterator[LocalLauncher]:
-    settings = Engine(state_dir=tmp_path, **{"port_start": 23_100, **engine})  # type: ignore[arg-type]
+    settings = Engine(**{"port_start": 23_100, **engine})  # type: ignore[arg-type]
     launcher = LocalLauncher(
         settings,
+        tmp_path,
         on_change=seen.change,
         on_progress=seen.progress,
         build=scripts.running(script),
@@ -104,7 +105,7 @@ async def test_an_engine_that_refuses_to_start_is_told_with_its_own_words(tmp_pa
 
 
 async def test_a_command_that_does_not_exist_is_told(tmp_path: Path, seen: Seen) -> None:
-    launcher = LocalLauncher(Engine(state_dir=tmp_path), build=lambda *_: (["/no/such/engine"], {}))
+    launcher = LocalLauncher(Engine(), tmp_path, build=lambda *_: (["/no/such/engine"], {}))
     async with launcher:
         with pytest.raises(EngineDidNotStart) as caught:
             await launcher.started()
@@ -184,10 +185,10 @@ async def test_being_cancelled_while_starting_leaves_nothing(tmp_path: Path, see
 
 
 async def test_being_cancelled_twice_waits_for_no_grace(tmp_path: Path, seen: Seen) -> None:
-    settings = Engine(state_dir=tmp_path)
+    build = scripts.running(scripts.STUBBORN)
 
     async def run() -> None:
-        launcher = LocalLauncher(settings, on_change=seen.change, build=scripts.running(scripts.STUBBORN), grace_s=60)
+        launcher = LocalLauncher(Engine(), tmp_path, on_change=seen.change, build=build, grace_s=60)
         async with launcher:
             await launcher.started()
             await asyncio.Event().wait()
@@ -226,7 +227,7 @@ from app.cluster.launchers.local import LocalLauncher
 from app.settings import Engine
 from tests.cluster.launchers import scripts
 async def main():
-    async with LocalLauncher(Engine(state_dir=Path(sys.argv[1]), port_start=23_500, replicas=2),
+    async with LocalLauncher(Engine(port_start=23_500, replicas=2), Path(sys.argv[1]),
                              build=scripts.running(scripts.HAS_CHILDREN), grace_s=0.5) as launcher:
         await launcher.started()
         print("ready", flush=True)

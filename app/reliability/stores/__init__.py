@@ -1,0 +1,1 @@
+"""What policies remember beyond one process: SQLite for one gateway, Redis for several."""
