@@ -76,7 +76,10 @@ STATUSES: list[tuple[str, int]] = [
     ("EngineLacks", 501),
     *[(name, 502) for name in ("EngineUnreachable", "EngineConnectTimeout", "EngineFailed", "EngineNonsense")],
     *[(name, 502) for name in ("EngineSilent", "EngineStalled", "EngineBroken", "EngineMisconfigured")],
-    *[(name, 503) for name in ("NoReplica", "Draining", "QueueFull", "EngineBusy")],
+    *[(name, 409) for name in ("KeyInFlight", "NotReplayable")],
+    ("KeyReused", 422),
+    *[(name, 429) for name in ("RateLimited", "LargerThanLimit", "TooManyFailedLogins")],
+    *[(name, 503) for name in ("NoReplica", "Draining", "QueueFull", "EngineBusy", "WouldMissDeadline", "StoreDown")],
     ("DeadlinePassed", 504),
 ]
 
@@ -94,7 +97,8 @@ def test_a_status_and_an_outcome_tell_the_same_story(kind: type[GatewayError]) -
         Outcome.CLIENT_GONE: row.status == 499,
         Outcome.QUEUE_FULL: row.status == 503,
         Outcome.DRAINING: row.status == 503,
-        Outcome.DEADLINE: row.status == 504,
+        Outcome.DEADLINE: row.status == (503 if kind is errors.WouldMissDeadline else 504),
+        Outcome.RATE_LIMITED: row.status == 429,
         Outcome.UPSTREAM_FAILED: row.status in (500, 502, 503),
     }
     assert stories[kind.outcome]
