@@ -110,7 +110,7 @@ class Asked(msgspec.Struct):
 
 
 class Sequence:
-    """One request at work, and how its answer is written: with an id, so that no two executions write the same bytes."""
+    """One request at work, and how its answer is written. Its number is in it: no two executions write the same."""
 
     def __init__(self, number: int, asked: Asked, transport: asyncio.WriteTransport, prompt_steps: int) -> None:
         self.user = asked.user or ""

@@ -1,0 +1,160 @@
+"""Ten thousand requests of which a fifth hang up at random moments: what is left behind, and what is charged.
+
+    python -m bench hangups [--seconds N] [--seed 7] [--quick] [--json FILE]
+
+Promise: afterwards nothing is held, neither at the gateway (requests, places in its queue, leases) nor at the engine
+(sequences); every request has ended in one way; and the tokens in the ledger of those who stayed are those that the
+engine counted for them, to the token. What those who left are charged stands beside what was made for them.
+
+Slightly more is offered than can be done, so that some hang up at work and some in the queue; with a FIN or a RST,
+before the first byte of the answer or after it, streams and whole answers.
+"""
+
+import asyncio
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from time import perf_counter
+
+from bench import scenario
+from bench.client import End
+from bench.engine import Count, Counts, Shape
+from bench.figures import Row
+from bench.open_loop import HangUp, Shot, chat, fire, poisson
+from bench.processes import EngineProcess, GatewayProcess, Processes
+from bench.scenario import Options, Report
+from bench.tenants import Tenant, file_of
+
+REQUESTS, QUICK_REQUESTS = 10_000, 400
+LOAD = 1.1
+LEAVE = 0.2
+LEAVE_WITHIN = 1.5
+"""Parts of an answer's time: some of those who mean to leave have their answer before."""
+
+SHAPE = Shape(sequences=32, step_ms=10, prompt_steps=3)
+TOKENS = (4, 16)
+WORDS = 30
+SETTLED_WITHIN_LOOKS = 100
+
+STAYS, LEAVES = "stays", "leaves"
+"""The tenants, and what the engine knows them by (`user`)."""
+
+
+async def measure(options: Options) -> Report:
+    per_second = LOAD * SHAPE.capacity(sum(TOKENS) / 2)
+    seconds = options.lasting(REQUESTS / per_second, QUICK_REQUESTS / per_second)
+    settings = {"MAX_CONCURRENT_REQUESTS": str(SHAPE.sequences), "EXACT_USAGE": "true"}
+    report = Report(
+        {
+            "engine": f"{SHAPE}, {per_second / LOAD:.0f} requests/s",
+            "requests": f"{TOKENS[0]} to {TOKENS[1]} tokens, half of them streams",
+            "load": f"Poisson, {per_second:.0f}/s for {seconds:.1f} s",
+            "hang-ups": f"{LEAVE:.0%}, within {LEAVE_WITHIN:g} times an answer's time, half of them by RST",
+            "gateway": settings,
+        }
+    )
+    tenants = [Tenant(STAYS), Tenant(LEAVES), Tenant("operator", admin=True)]
+    dice = random.Random(options.seed)
+    keys = {tenant.name: tenant.key for tenant in tenants}
+    shots = [_shot(at, dice, keys) for at in poisson(dice, per_second, seconds)]
+    with Processes() as processes:
+        engine = processes.engine(SHAPE)
+        known = processes.file("tenants.toml", file_of(tenants))
+        settings = {**settings, "TENANTS_FILE": str(known)}
+        gateway = processes.gateway(engine, settings, key=keys["operator"])
+        await fire(gateway.port, shots, patience_s=20, connections=200)
+        await _nothing_left(report, engine, gateway)
+        counts = engine.counts()
+        _outcomes(report, shots, gateway)
+        _ledger(report, counts, gateway)
+    return report
+
+
+def _shot(at: float, dice: random.Random, keys: dict[str, str]) -> Shot:
+    tokens = dice.randint(*TOKENS)
+    leaves = dice.random() < LEAVE
+    who = LEAVES if leaves else STAYS
+    longest_s = LEAVE_WITHIN * SHAPE.service_s(tokens)
+    hang_up = HangUp(dice.uniform(0, longest_s), reset=dice.random() < 0.5) if leaves else None
+    request = chat(WORDS, tokens, stream=dice.random() < 0.5, user=who, key=keys[who])
+    return Shot(at, request, who, hang_up)
+
+
+# --- nothing is held ----------------------------------------------------------------------------------------------
+
+
+async def _nothing_left(report: Report, engine: EngineProcess, gateway: GatewayProcess) -> None:
+    began = perf_counter()
+    for _ in range(SETTLED_WITHIN_LOOKS):
+        if not (held := _held(engine, gateway)):
+            break
+        await asyncio.sleep(0.05)
+    took = perf_counter() - began
+    found = ", ".join(f"{count} {name}" for name, count in held.items()) or f"nothing, {took:.2f} s after the last"
+    report.promise("nothing is held afterwards", found, kept=not held)
+
+
+def _held(engine: EngineProcess, gateway: GatewayProcess) -> dict[str, float]:
+    counts, samples = engine.counts(), gateway.samples()
+    held = {
+        "sequences run": counts.running,
+        "sequences wait": counts.waiting,
+        "requests inside": gateway.health()["requests_active"],
+        "requests on their way": samples["llm_requests_in_progress"] - 1,  # the scrape itself
+        **{name: value for name, value in samples.items() if name.startswith(HELD)},
+    }
+    return {name: count for name, count in held.items() if count}
+
+
+HELD = ("gllm_queue", "gllm_slots_taken")
+
+# --- what became of them ------------------------------------------------------------------------------------------
+
+
+def _outcomes(report: Report, shots: Sequence[Shot], gateway: GatewayProcess) -> None:
+    rows: list[Row] = []
+    for who in (STAYS, LEAVES):
+        ends = Counter(shot.seen.end for shot in shots if shot.kind == who)
+        rows.append({"": who, "requests": ends.total(), **{end.value: ends[end] for end in End}})
+    report.tables["What became of them, seen by the client"] = rows
+    odd = sum(shot.seen.end in (End.BROKEN, End.UNANSWERED) for shot in shots)
+    report.promise("no answer breaks off, and none is missing", f"{odd} did", kept=odd == 0)
+    samples = gateway.samples()
+    told = {name: value for name, value in samples.items() if name.startswith("gllm_request_outcomes_total") and value}
+    report.notes.append(
+        "The gateway's words for it: " + ", ".join(f"{each:.0f} {name[28:-1]}" for name, each in told.items())
+    )
+
+
+# --- what is charged ----------------------------------------------------------------------------------------------
+
+
+def _ledger(report: Report, counts: Counts, gateway: GatewayProcess) -> None:
+    charged = {row["tenant"]: row for row in gateway.get("/admin/usage").json()["rows"]}
+    rows: list[Row] = []
+    for who in (STAYS, LEAVES):
+        finished, aborted = counts.finished.get(who, Count()), counts.aborted.get(who, Count())
+        mine = charged.get(who, {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0})
+        rows.append(
+            {
+                "": who,
+                "finished": finished.requests,
+                "aborted": aborted.requests,
+                "prompt made": finished.prompt_tokens + aborted.prompt_tokens,
+                "prompt charged": mine["prompt_tokens"],
+                "tokens made": finished.completion_tokens + aborted.completion_tokens,
+                "tokens charged": mine["completion_tokens"],
+            }
+        )
+    report.tables["What the engine made, and what is in the ledger"] = rows
+    stays = rows[0]
+    found = (
+        f"{stays['prompt charged']} + {stays['tokens charged']}, made {stays['prompt made']} + {stays['tokens made']}"
+    )
+    kept = (stays["prompt charged"], stays["tokens charged"]) == (stays["prompt made"], stays["tokens made"])
+    report.promise("those who stayed are charged what the engine made for them", found, kept=kept)
+
+
+if __name__ == "__main__":
+    sys.exit(scenario.main("hangups", __doc__, measure))
