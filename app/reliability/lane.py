@@ -68,20 +68,9 @@ class Account(Generic[W]):
     running: int = 0
     rank: tuple[float, int, str] = (0.0, 0, "")
 
-    @property
-    def mean(self) -> float:
-        return self.backlog / len(self.waiting) if self.waiting else 0.0
-
     def ahead_of(self, due: float) -> int:
         """How many wait already that are not due later."""
         return len(self.waiting) - bisect_left(self.waiting, (-due, -math.inf), key=_DUE)
-
-    def turns_until(self, counter: float, *, at_tie: bool) -> int:
-        """How many of it are served before one whose turn comes at `counter`."""
-        if self.mean <= 0:
-            return len(self.waiting)
-        turns = (counter - self.served) / self.mean
-        return min(len(self.waiting), math.floor(turns) + 1 if at_tie else math.ceil(turns))
 
 
 _DUE = attrgetter("due")
@@ -135,16 +124,20 @@ class Lane(Generic[W]):
     def ahead_of(self, waiter: W) -> int:
         """Exact where a tenant's requests all cost the same; otherwise by their mean."""
         own = self._accounts.get(waiter.tenant.name) or Account(waiter.tenant.name, -math.inf)
-        before = own.ahead_of(waiter.expires_at)
+        ahead = own.ahead_of(waiter.expires_at)
         now = own.served if own.waiting else max(own.served, self._least())
-        then = now + before * own.mean
-        rivals = self._order[: bisect_left(self._order, (then, math.inf, ""), key=_RANK)]
-        return before + sum(
+        then = now + (ahead * own.backlog / len(own.waiting) if ahead else 0.0)
+        for rival in self._order:
+            if rival.served > then:
+                break
+            if rival is own:
+                continue
+            waiting = len(rival.waiting)
+            turns = min(waiting, (then - rival.served) * waiting / rival.backlog) if rival.backlog else waiting
             # At a tie the one is first that came to it first: whose counter was larger, or whose turn is longer ago.
-            rival.turns_until(then, at_tie=(-rival.served, rival.turn, rival.name) < (-now, own.turn, own.name))
-            for rival in rivals
-            if rival is not own
-        )
+            before = rival.served > now or (rival.served == now and rival.rank < (now, own.turn, own.name))
+            ahead += min(waiting, int(turns) + 1) if before else math.ceil(turns)
+        return ahead
 
     def _arriving(self, tenant: Tenant) -> Account[W]:
         """Its account, lifted if it has been away."""
@@ -166,7 +159,7 @@ class Lane(Generic[W]):
         del account.waiting[bisect_left(account.waiting, place.due, key=_DUE)]
         self._length -= 1
         if account.waiting:
-            account.backlog -= place.waiter.cost / tenant.weight
+            account.backlog = max(0.0, account.backlog - place.waiter.cost / tenant.weight)
         else:
             account.backlog = 0.0
             self._strike(account)

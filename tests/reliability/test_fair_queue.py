@@ -385,6 +385,16 @@ def test_tenants_that_are_gone_are_forgotten_even_if_it_is_never_quiet() -> None
     assert len(fair._lanes[NORMAL]._accounts) < 200
 
 
+def test_a_tenant_that_used_more_than_its_turn_is_not_forgotten_for_it() -> None:
+    fair = filled(Waiter(B, 10) for _ in range(3))
+    fair.charge(Waiter(A, 1_000))
+    fair.settle(A, 1_000, 1_000)
+    for i in range(100):
+        fair.charge(Waiter(Tenant(f"guest-{i}")))
+    fair.push(Waiter(A, 10))
+    assert names(popped(fair)) == "bbba"
+
+
 def test_when_all_is_done_nothing_is_left() -> None:
     waiters = [Waiter(tenant, cost) for tenant in (A, B) for cost in (1, 2, 2, 3)]
     fair = filled(waiters)
