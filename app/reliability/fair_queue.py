@@ -184,9 +184,11 @@ class Fifo(Generic[W]):
         self.remove(first[0])
         return first[0]
 
-    def charge(self, waiter: W) -> None: ...
+    def charge(self, waiter: W) -> None:
+        """Nobody is owed anything."""
 
-    def settle(self, tenant: Tenant, expected: float, used: float) -> None: ...
+    def settle(self, tenant: Tenant, expected: float, used: float) -> None:
+        """Nobody is owed anything."""
 
     def ahead_of(self, waiter: W) -> int:
         return len(self._places)
