@@ -69,7 +69,7 @@ def larger(limits: Limits, expected: Expected) -> bool:
 
 
 def fits(limits: Limits, levels: Levels, expected: Expected) -> bool:
-    """Said again in `stores/redis_quota.lua`: change both."""
+    """Said again in `stores/quota_scripts`: change both."""
     if levels.requests < 1 or (limits.concurrent is not None and levels.running >= limits.concurrent):
         return False
     if limits.tokens_per_minute is None or not expected.most_tokens:

@@ -1,8 +1,8 @@
 """What every quota does, wherever it keeps its levels: one suite over each of them."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from typing import Protocol
 
 import pytest
 
@@ -19,41 +19,20 @@ from app.errors import (
     WouldMissDeadline,
 )
 from app.generation import Expected
-from app.reliability.quota import OUR_DOING, LocalQuota, Quota
+from app.reliability.quota import OUR_DOING, Quota
 from app.tenant import Kind, Limits, Standing, Tenant
 from app.wire.errors import ERRORS
 from tests.reliability.calls import call, expected, tenant
-from tests.support.clock import FakeClock
+from tests.reliability.worlds import LocalWorld, World, shared_world
 
 
-class World(Protocol):
-    """A quota, and the time it lives in."""
-
-    @property
-    def quota(self) -> Quota: ...
-
-    async def advance(self, seconds: float) -> None: ...
-
-    async def settled(self) -> None:
-        """All that was given back has arrived."""
-        ...
-
-
-class LocalWorld:
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self.quota = LocalQuota(self.clock)
-
-    async def advance(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-
-    async def settled(self) -> None:
-        """It arrives at once."""
-
-
-@pytest.fixture(params=["local"])
-def world(request: pytest.FixtureRequest) -> World:
-    return LocalWorld()
+@pytest.fixture(params=["local", "redis"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    if request.param == "local":
+        yield LocalWorld()
+    else:
+        async with shared_world(request.getfixturevalue("redis_url")) as shared:
+            yield shared
 
 
 async def use(world: World, of: Tenant, what: Expected | None = None, used: int | None = 0) -> tuple[Standing, ...]:
@@ -99,6 +78,15 @@ async def test_who_waits_as_long_as_told_is_let_in(world: World) -> None:
     of = tenant(requests=2)
     for _ in range(2):
         await use(world, of, used=5)
+    error = await refused(world, of)
+    await world.advance((error.retry_after or 0) + 0.001)
+    await use(world, of)
+
+
+async def test_a_clock_that_jumps_back_neither_fills_nor_freezes_a_limit(world: World) -> None:
+    of = tenant(requests=1)
+    await use(world, of, used=5)
+    await world.advance(-500)
     error = await refused(world, of)
     await world.advance((error.retry_after or 0) + 0.001)
     await use(world, of)
