@@ -24,7 +24,8 @@ class TokenBucket:
         passed = now - self._at
         self._at = now
         if passed > 0:
-            self._level = min(self.capacity, self._level + passed * self.per_second)
+            level = self._level + passed * self.per_second
+            self._level = level if level < self.capacity else self.capacity
         return self._level
 
     def take(self, n: float) -> float:
@@ -37,7 +38,8 @@ class TokenBucket:
 
     def put(self, n: float) -> None:
         """Give back `n`, never beyond full. Less than nothing takes what was used in excess, also below zero."""
-        self._level = min(self.capacity, self.level() + n)
+        level = self.level() + n
+        self._level = level if level < self.capacity else self.capacity
 
     def seconds_to(self, n: float) -> float:
         """Until the level is `n`, if nothing is taken meanwhile; infinite if it never will be."""
