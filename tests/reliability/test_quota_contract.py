@@ -96,7 +96,8 @@ async def test_tokens_are_reserved_while_a_request_runs(world: World) -> None:
     of = tenant(tokens=100)
     async with world.quota.reserve(call(of), expected(70)) as reservation:
         (told,) = reservation.standing
-        assert (told.kind, told.limit, told.remaining) == (Kind.TOKENS, 100, pytest.approx(30, abs=2))
+        assert (told.kind, told.limit) == (Kind.TOKENS, 100)
+        assert told.remaining == pytest.approx(30, abs=2)
         assert told.reset_s == pytest.approx(42, abs=2)
         error = await refused(world, of, expected(40))
         assert error.code == "token_quota"
