@@ -16,22 +16,22 @@ class Account:
         self._requests = _bucket(limits.requests_per_minute, clock)
         self._tokens = _bucket(limits.tokens_per_minute, clock)
         self._exposure = 0
-        self._running = 0
+        self.running = 0
 
     def levels(self) -> Levels:
         requests = self._requests.level() if self._requests is not None else math.inf
         tokens = self._tokens.level() if self._tokens is not None else math.inf
-        return Levels(requests, tokens, self._exposure, self._running)
+        return Levels(requests, tokens, self._exposure, self.running)
 
     def take(self, expected: Expected) -> None:
         self._put(-1, -expected.tokens)
         self._exposure += expected.most_tokens - expected.tokens
-        self._running += 1
+        self.running += 1
 
     def settle(self, expected: Expected, requests_back: int, tokens_back: int) -> None:
         self._put(requests_back, tokens_back)
         self._exposure -= expected.most_tokens - expected.tokens
-        self._running -= 1
+        self.running -= 1
 
     def _put(self, requests: int, tokens: int) -> None:
         if self._requests is not None and requests:
@@ -47,7 +47,7 @@ class Account:
 
     def forgettable(self) -> bool:
         """A new one would be the same."""
-        return self._running == 0 and _is_full(self._requests) and _is_full(self._tokens)
+        return self.running == 0 and _is_full(self._requests) and _is_full(self._tokens)
 
 
 def _bucket(limit: int | None, clock: Clock) -> TokenBucket | None:

@@ -78,6 +78,11 @@ class LocalQuota:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    @property
+    def running(self) -> int:
+        """Reservations that are held."""
+        return sum(account.running for account in self._accounts.values())
+
     def reserve(self, call: Call, expected: Expected) -> AbstractAsyncContextManager[Reservation]:
         scopes = scopes_of(call)
         return _Held(self, call, expected, scopes) if scopes else Reservation()
