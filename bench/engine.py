@@ -71,7 +71,7 @@ class Count(msgspec.Struct):
 
 
 class Counts(msgspec.Struct):
-    """All that ever came, by how it ended and for whom, and what is here now."""
+    """All that ever came, by how it ended and for whom, and what is here now; the most since the last look."""
 
     taken: int = 0
     running: int = 0
@@ -202,7 +202,7 @@ class Engine:
                 self._aborted.setdefault(sequence.user, Count()).add(sequence)
 
     def counts(self) -> Counts:
-        return Counts(
+        counts = Counts(
             taken=self.taken,
             running=len(self._running),
             waiting=len(self._waiting),
@@ -211,6 +211,8 @@ class Engine:
             finished=self._finished,
             aborted=self._aborted,
         )
+        self.most_running, self.most_waiting = counts.running, counts.waiting
+        return counts
 
     def _begin_step(self) -> None:
         while self._waiting and len(self._running) < self.shape.sequences:

@@ -139,7 +139,7 @@ def _outcomes(shots: Sequence[Shot]) -> Row:
 
 
 def _of_the_other(shots: Sequence[Shot], seconds: float) -> Row:
-    done = sum(shot.seen.end is End.DONE for shot in shots)
+    done = sum(shot.seen.end is End.DONE and shot.at + shot.seen.took_s < seconds for shot in shots)
     return {"heavy offers/s": len(shots) / seconds, "heavy gets/s": done / seconds}
 
 

@@ -2,9 +2,10 @@
 
     python -m bench hangups [--seconds N] [--seed 7] [--quick] [--json FILE]
 
-Promise: afterwards nothing is held, neither at the gateway (requests, places in its queue, leases) nor at the engine
-(sequences); every request has ended in one way; and the tokens in the ledger of those who stayed are those that the
-engine counted for them, to the token. What those who left are charged stands beside what was made for them.
+Promise: afterwards nothing is held, neither at the engine (sequences) nor at the gateway: nobody is inside, all slots
+can be taken at once, and of each tenant's limits nothing is taken but what the request takes that asks. The tokens in
+the ledger of those who stayed are those that the engine counted for them, to the token. What those who left are charged
+stands beside what was made for them.
 
 Slightly more is offered than can be done, so that some hang up at work and some in the queue; with a FIN or a RST,
 before the first byte of the answer or after it, streams and whole answers.
@@ -12,6 +13,7 @@ before the first byte of the answer or after it, streams and whole answers.
 
 import asyncio
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -39,6 +41,8 @@ SETTLED_WITHIN_LOOKS = 100
 
 STAYS, LEAVES = "stays", "leaves"
 """The tenants, and what the engine knows them by (`user`)."""
+LIMITS = {"concurrent": 10_000, "tokens_per_minute": 1_000_000_000}
+"""Far away, so that they are counted and never reached."""
 
 
 async def measure(options: Options) -> Report:
@@ -54,7 +58,7 @@ async def measure(options: Options) -> Report:
             "gateway": settings,
         }
     )
-    tenants = [Tenant(STAYS), Tenant(LEAVES), Tenant("operator", admin=True)]
+    tenants = [Tenant(STAYS, limits=LIMITS), Tenant(LEAVES, limits=LIMITS), Tenant("operator", admin=True)]
     dice = random.Random(options.seed)
     keys = {tenant.name: tenant.key for tenant in tenants}
     shots = [_shot(at, dice, keys) for at in poisson(dice, per_second, seconds)]
@@ -68,6 +72,9 @@ async def measure(options: Options) -> Report:
         counts = engine.counts()
         _outcomes(report, shots, gateway)
         _ledger(report, counts, gateway)
+        await _all_slots(report, engine, gateway, keys["operator"])
+        for who in (STAYS, LEAVES):
+            _nothing_reserved(report, gateway, who, keys[who])
     return report
 
 
@@ -102,12 +109,27 @@ def _held(engine: EngineProcess, gateway: GatewayProcess) -> dict[str, float]:
         "sequences wait": counts.waiting,
         "requests inside": gateway.health()["requests_active"],
         "requests on their way": samples["llm_requests_in_progress"] - 1,  # the scrape itself
-        **{name: value for name, value in samples.items() if name.startswith(HELD)},
     }
     return {name: count for name, count in held.items() if count}
 
 
-HELD = ("gllm_queue", "gllm_slots_taken")
+async def _all_slots(report: Report, engine: EngineProcess, gateway: GatewayProcess, key: str) -> None:
+    """One that was not given back would leave a sequence of the engine idle."""
+    shots = [Shot(0, chat(WORDS, 4 * max(TOKENS), stream=True, key=key)) for _ in range(2 * SHAPE.sequences)]
+    await fire(gateway.port, shots, patience_s=20, connections=len(shots))
+    most = engine.counts().most_running
+    report.promise("all slots can be taken", f"{most} of {SHAPE.sequences} were", kept=most == SHAPE.sequences)
+
+
+def _nothing_reserved(report: Report, gateway: GatewayProcess, who: str, key: str) -> None:
+    """The gateway tells with each answer what is left of each limit, without what this request takes."""
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    answer = gateway.http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
+    left = {found[1]: int(found[2]) for found in re.finditer(r'"([a-z-]+)";r=([0-9]+)', answer.headers["ratelimit"])}
+    kept = left["concurrent"] == LIMITS["concurrent"] - 1 and left["tokens"] > LIMITS["tokens_per_minute"] - 100
+    found = f"{left['concurrent']:,} of {LIMITS['concurrent']:,} places, {left['tokens']:,} tokens are left to the next"
+    report.promise(f"nothing is reserved for the tenant that {who}", found, kept=kept)
+
 
 # --- what became of them ------------------------------------------------------------------------------------------
 

@@ -10,13 +10,16 @@ from secrets import token_urlsafe
 class Tenant:
     name: str
     admin: bool = False
+    limits: dict[str, int] = field(default_factory=dict)
+    """`requests_per_minute`, `tokens_per_minute`, `concurrent`."""
     key: str = field(default_factory=lambda: f"gllm-{token_urlsafe(32)}")
 
     def entry(self) -> str:
         """As it stands in the file: the digest of its key, never the key."""
+        fields = {"name": f'"{self.name}"', "admin": str(self.admin).lower(), **self.limits}
+        lines = [f"{name} = {value}" for name, value in fields.items()]
         digest = sha256(self.key.encode()).hexdigest()
-        admin = str(self.admin).lower()
-        return f'[[tenant]]\nname = "{self.name}"\nadmin = {admin}\n\n[[tenant.key]]\nsha256 = "{digest}"\n'
+        return "\n".join(["[[tenant]]", *lines, "", "[[tenant.key]]", f'sha256 = "{digest}"', ""])
 
 
 def file_of(tenants: Sequence[Tenant]) -> str:
