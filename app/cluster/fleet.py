@@ -6,6 +6,7 @@ from app.cluster.replica import Replica, State
 from app.errors import NoReplica, UnknownModel
 from app.generation import Call
 from app.telemetry.base import ReplicaChanged, Telemetry
+from app.tenant import ANONYMOUS, Tenant
 
 Policy = Callable[[Sequence[Replica], Call], Replica]
 """Chooses among replicas that are ready and serve the model; there is at least one."""
@@ -60,15 +61,21 @@ class Fleet:
             replica.state, replica.reason = State.FAILING, reason
             self._changed(replica)
 
-    def resolve(self, model: str | None) -> str:
-        """The model a request means: its own, or the only one there is."""
+    def resolve(self, model: str | None, tenant: Tenant = ANONYMOUS) -> str:
+        """The model a request means: its own, or the only one there is for this tenant.
+
+        One that the tenant may not use is unknown, whether it is served here or not.
+        """
         if model is not None:
-            if model not in self._models and self._models:
+            if not tenant.may_use(model) or (model not in self._models and self._models):
                 raise UnknownModel(param="model")
             return model
-        if len(self._models) > 1:
+        usable = [each for each in self._models if tenant.may_use(each)]
+        if len(usable) > 1:
             raise UnknownModel("Several models are served here: name one in 'model'.", param="model")
-        return next(iter(self._models), "")
+        if self._models and not usable:
+            raise UnknownModel(param="model")
+        return usable[0] if usable else ""
 
     def lease(self, call: Call, avoiding: Container[str] = ()) -> Replica:
         """Choose a replica; entering it counts it. Nothing is awaited in between, so no two choices see one count."""

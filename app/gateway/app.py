@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -22,6 +22,7 @@ from app.engines.base import Engine
 from app.engines.http import HttpEngine
 from app.engines.http import Timeouts as EngineTimeouts
 from app.gateway.admission import Admission
+from app.gateway.auth import Door, KeyedDoor, OpenDoor
 from app.gateway.behind import fastapi_app
 from app.gateway.dispatch import Dispatch
 from app.gateway.edge import Edge, EdgeLimits
@@ -30,12 +31,16 @@ from app.gateway.intake import Defaults, Intake
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.routing import POLICIES
+from app.reliability.failed_logins import FailedLogins
 from app.reliability.retry import Retry
 from app.reliability.watch import Watch
-from app.settings import Settings
-from app.telemetry.base import EngineChanged, Everyone, Telemetry
+from app.settings import BadSetting, Settings
+from app.telemetry.base import EngineChanged, Everyone, Telemetry, TenantsRead
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
+from app.tenants.file import BadTenants
+from app.tenants.follower import Follower
+from app.tenants.roster import Roster
 from app.version import VERSION
 
 GARBAGE_THRESHOLD = 20_000
@@ -55,9 +60,10 @@ class Gateway:
         on_progress: OnProgress = lambda name, line: None,
     ) -> None:
         """`engines` stand in for those that the settings describe; `backends` are told beside the usual ones;
-        `on_progress` hears what engines say while they load."""
+        `on_progress` hears what engines say while they load. Raises `BadSetting` for a bad file of tenants."""
         self.settings = settings
         self.clock = clock
+        self.tenants = self._tenants()
         self.watch = Watch(clock)
         self.metrics = Metrics() if settings.telemetry.metrics else None
         self.log = LogWriter()
@@ -77,7 +83,7 @@ class Gateway:
         behind = fastapi_app(endpoints, self._lifespan)
         pipeline = Pipeline(self.admission, dispatch)
         limits, paths = self._edge_limits(), endpoints.paths
-        self.app = Edge(behind, self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
+        self.app = Edge(behind, self._door(), self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
         edge = settings.edge
         self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)
 
@@ -87,6 +93,8 @@ class Gateway:
         try:
             async with self._started_engines(), asyncio.TaskGroup() as loops:
                 running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
+                if self.tenants is not None:
+                    running.append(loops.create_task(self.tenants.run()))
                 _leave_what_stays_to_the_end()
                 try:
                     yield
@@ -125,6 +133,23 @@ class Gateway:
             self.failure = engine.reason
             signal.raise_signal(signal.SIGTERM)  # the one way to end that every server understands
 
+    def _tenants(self) -> Follower | None:
+        path = self.settings.listen.tenants_file
+        if path is None:
+            return None
+        try:
+            return Follower(path, _today, self._tenants_read)
+        except BadTenants as error:
+            raise BadSetting(f"TENANTS_FILE: {error}") from None
+
+    def _tenants_read(self, roster: Roster, problem: BadTenants | None) -> None:
+        self.telemetry.note(TenantsRead(len(roster.tenants), len(roster.keys), refused=problem is not None))
+
+    def _door(self) -> Door:
+        if self.tenants is None:
+            return OpenDoor(beyond_loopback=self.settings.listen.allow_anonymous)
+        return KeyedDoor(self.tenants.directory, FailedLogins(self.clock))
+
     def _telemetry(self) -> list[Telemetry]:
         logs = self.settings.logs
         as_json = logs.format == "json" or (logs.format == "auto" and not sys.stderr.isatty())
@@ -155,7 +180,6 @@ class Gateway:
             max_body_bytes=edge.max_body_bytes,
             body_timeout_s=edge.body_timeout_s,
             write_timeout_s=edge.write_timeout_s,
-            anonymous_beyond_loopback=self.settings.listen.allow_anonymous,
         )
 
 
@@ -170,6 +194,10 @@ def _leave_what_stays_to_the_end() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
 
 
 def _unix_now() -> int:

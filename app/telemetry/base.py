@@ -33,7 +33,16 @@ class EngineChanged:
     reason: str
 
 
-Event = EngineErrorSeen | ReplicaChanged | EngineChanged
+@dataclass(frozen=True)
+class TenantsRead:
+    """The file of tenants has changed. Refused, it changes nothing: what was read before is in force."""
+
+    tenants: int
+    keys: int
+    refused: bool
+
+
+Event = EngineErrorSeen | ReplicaChanged | EngineChanged | TenantsRead
 
 
 class Telemetry(Protocol):

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.errors import Outcome
 from app.generation import Route
-from app.telemetry.base import EngineChanged, EngineErrorSeen, Event, ReplicaChanged
+from app.telemetry.base import EngineChanged, EngineErrorSeen, Event, ReplicaChanged, TenantsRead
 from app.telemetry.record import Record
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -59,6 +59,11 @@ class Metrics:
         self._replicas = Gauge(
             "gllm_replica_ready", "Whether a replica answers (1) or not (0)", ["replica"], registry=registry
         )
+        self._tenants_refused = Gauge(
+            "gllm_tenants_file_refused",
+            "Whether the tenants file is bad (1), and an earlier one in force",
+            registry=registry,
+        )
         self._ttft = latency.labels("ttft")
         self._total = latency.labels("total")
         self._outcomes = {outcome: outcomes.labels(outcome.value) for outcome in Outcome}
@@ -93,6 +98,8 @@ class Metrics:
                 self._replicas.remove(replica)
             case ReplicaChanged(replica=replica, state=state):
                 self._replicas.labels(replica).set(state == "ready")
+            case TenantsRead(refused=refused):
+                self._tenants_refused.set(refused)
             case EngineChanged():
                 pass  # it shows as its replica's state
 
