@@ -19,12 +19,12 @@ import uvloop
 
 from app.cluster.launchers.plan import missing
 from app.gateway.app import Gateway
-from app.settings import Listen, Settings
+from app.settings import BadSetting, Listen, Settings
 from app.version import VERSION
 from gllm.cli.logs import configure
 from gllm.cli.screen import Progress, Screen
 
-STOPPED, FAILED, KILLED = 0, 1, 130
+STOPPED, FAILED, USAGE, KILLED = 0, 1, 2, 130
 
 KEEP_ALIVE_S = 75
 BACKLOG = 4_096
@@ -52,6 +52,9 @@ def serve(settings: Settings, early: MemoryHandler) -> int:
     except CannotServe as error:
         print(f"gllm: {error}", file=sys.stderr)
         return FAILED
+    except BadSetting as error:  # of what only the gateway looks into: the file of tenants
+        print(f"gllm: {error}", file=sys.stderr)
+        return USAGE
 
 
 @contextmanager
@@ -127,7 +130,8 @@ class Serving:
                 urls = ()
         if not self._server.should_exit:
             self._progress.done()
-            print(greeting(self._url, list(self._gateway.fleet.models), self._progress.seconds), flush=True)
+            models, keyed = list(self._gateway.fleet.models), self._gateway.tenants is not None
+            print(greeting(self._url, models, self._progress.seconds, keyed=keyed), flush=True)
 
     def _engine_says(self, name: str, line: str) -> None:
         self._said.append(line)
@@ -178,11 +182,12 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def greeting(url: str, models: list[str], seconds: float) -> str:
+def greeting(url: str, models: list[str], seconds: float, *, keyed: bool) -> str:
     question = {"role": "user", "content": "What is continuous batching?"}
     body = shlex.quote(json.dumps({"model": models[0], "stream": True, "messages": [question]}))
+    key = " -H 'Authorization: Bearer KEY'" if keyed else ""
     return (
         f"\ngllm {VERSION} serves {', '.join(models)} at {url} (ready after {seconds:.1f} s, docs at {url}/docs)\n\n"
-        f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d {body}\n\n"
+        f"  curl -N {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {body}\n\n"
         "Ctrl+C stops it."
     )
