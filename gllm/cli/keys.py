@@ -71,15 +71,18 @@ def run(args: argparse.Namespace) -> int:
     from app.tenants.file import BadTenants
 
     try:
-        path = args.file or _file_of_settings()
-        try:
-            args.act(args, path)
-        except OSError as error:
-            print(f"gllm: {path} cannot be changed: {error.strerror}.", file=sys.stderr)
-            return FAILED
+        return _act(args, args.file or _file_of_settings())
     except (Refused, BadSetting, BadTenants, CannotEdit) as error:
         print(f"gllm: {error}", file=sys.stderr)
         return USAGE
+
+
+def _act(args: argparse.Namespace, path: Path) -> int:
+    try:
+        args.act(args, path)
+    except OSError as error:
+        print(f"gllm: {path} cannot be changed: {error.strerror}.", file=sys.stderr)
+        return FAILED
     return 0
 
 
