@@ -30,8 +30,13 @@ _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
 class Door(Protocol):
     def admit(self, scope: Scope, headers: Headers) -> Tenant:
-        """Whoever may not do this is refused."""
+        """Who it is; whom nobody knows is refused."""
         ...
+
+
+def check_allowed(tenant: Tenant, path: str) -> None:
+    if not tenant.admin and (path == METRICS or path.startswith(ADMIN)):
+        raise NotAllowed("This takes the key of an admin.")
 
 
 class OpenDoor:
@@ -68,8 +73,6 @@ class KeyedDoor:
         tenant = self._directory.find(key)
         if tenant is None:
             raise self._wrong_key(scope)
-        if not tenant.admin and (path == METRICS or path.startswith(ADMIN)):
-            raise NotAllowed("This takes the key of an admin.")
         return tenant
 
     def _wrong_key(self, scope: Scope) -> WrongKey | TooManyFailedLogins:

@@ -23,7 +23,7 @@ from app.errors import (
     WrongMethod,
 )
 from app.gateway.answers import Answer, EventStream, Send, send_error
-from app.gateway.auth import TENANT, Door
+from app.gateway.auth import TENANT, Door, check_allowed
 from app.gateway.intake import Headers, Intake, check_media_type
 from app.gateway.lifeline import Connection, Lifeline, Receive
 from app.gateway.pipeline import Pipeline
@@ -167,6 +167,7 @@ class Edge:
             _check_doubles([name for name, _ in scope["headers"]])
         tenant = self._door.admit(scope, headers)
         record.tenant = tenant.name
+        check_allowed(tenant, scope["path"])
         return tenant
 
     def _check_head(self, scope: Scope, headers: Headers) -> None:

@@ -18,6 +18,7 @@ from app.tenants.statements import Place, lines_of
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_PRINTABLE = "must be printable text on one line"
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -86,7 +87,7 @@ def _digest(text: str) -> str:
 
 def _printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("must be printable text on one line")
+        raise ValueError(_PRINTABLE)
     return text
 
 
@@ -220,6 +221,8 @@ def _fault(kind: str, context: dict[str, Any]) -> str:
     match kind:
         case "string_type":
             return "must be text in quotes"
+        case "string_unicode":
+            return _PRINTABLE
         case "string_too_short":
             return "must not be empty"
         case "string_too_long":

@@ -1,9 +1,11 @@
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
+from app.clock import Clock
 from app.engines.base import Engine
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
@@ -33,8 +35,8 @@ class House:
     async def post(self, body: bytes | dict[str, Any], path: str = CHAT, **how: Any) -> Exchange:
         return await Exchange(path, body, **how).run(self.gateway.app)
 
-    async def get(self, path: str, method: str = "GET") -> Exchange:
-        return await Exchange(path, method=method, headers=[]).run(self.gateway.app)
+    async def get(self, path: str, method: str = "GET", **how: Any) -> Exchange:
+        return await Exchange(path, method=method, **{"headers": [], **how}).run(self.gateway.app)
 
     def assert_all_given_back(self) -> None:
         assert self.recorder.in_progress == 0
@@ -52,12 +54,14 @@ async def build() -> AsyncIterator[Build]:
     """`await build(a=Scripted(…), b=…, settings={"MAX_CHOICES": 2})`; every house must be empty in the end."""
     async with AsyncExitStack() as stack:
 
-        async def make(settings: dict[str, Any] | None = None, **engines: Scripted) -> House:
+        async def make(
+            settings: dict[str, Any] | None = None, clock: Clock = time.monotonic, **engines: Scripted
+        ) -> House:
             recorder = Recorder()
             engines = engines or {"only": Scripted()}
             by_name: dict[str, Engine] = dict(engines)
             flags = {"LOG_LEVEL": "error", **(settings or {})}
-            gateway = Gateway(Settings.load(env={}, env_file=None, **flags), by_name, backends=[recorder])
+            gateway = Gateway(Settings.load(env={}, env_file=None, **flags), by_name, clock=clock, backends=[recorder])
             await gateway.prober.round()
             house = House(gateway, recorder, engines)
             stack.callback(gateway.log.close)

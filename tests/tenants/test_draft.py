@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from app.tenants import draft as module
 from app.tenants.draft import drafting
 from app.tenants.file import BadTenants
 from tests.tenants.files import TENANTS
@@ -77,7 +76,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     path.write_text(TENANTS)
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"), drafting(path) as draft:
         draft.save("")
     assert path.read_text() == TENANTS

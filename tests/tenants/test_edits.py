@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tenants.edits import CannotEdit, add_key, add_tenant, remove_key
+from app.tenants.edits import CannotEdit, Value, add_key, add_tenant, remove_key
 from app.tenants.file import parse
 from app.tenants.keys import digest_of
 from tests.tenants.files import BATCH_KEY, RESEARCH_KEY, TENANTS, hash_of
 
-NEW = {"sha256": hash_of("new"), "label": 'two "words"', "created": date(2026, 1, 31)}
+NEW: dict[str, Value] = {"sha256": hash_of("new"), "label": 'two "words"', "created": date(2026, 1, 31)}
 BLOCK = f'[[tenant.key]]\nsha256 = "{hash_of("new")}"\nlabel = "two \\"words\\""\ncreated = 2026-01-31\n'
 
 
@@ -34,7 +34,7 @@ def test_comments_that_belong_to_the_next_tenant_stay_with_it() -> None:
 
 
 def test_a_tenant_is_added_at_the_end() -> None:
-    fields = {"name": "new", "models": ["a", "é\t"], "weight": 0.5, "concurrent": 3, "admin": True}
+    fields: dict[str, Value] = {"name": "new", "models": ["a", "é\t"], "weight": 0.5, "concurrent": 3, "admin": True}
     text = add_tenant(TENANTS, fields)
     assert text.startswith(TENANTS)
     assert tomllib.loads(text)["tenant"][-1] == fields

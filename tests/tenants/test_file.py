@@ -12,6 +12,8 @@ from tests.support.processes import ROOT
 from tests.tenants.files import RESEARCH_KEY, TENANTS, hash_of
 
 DIGEST = hash_of("x")
+NAME = "must be 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first."
+DAY = "must be a date, such as 2030-01-31, without quotes."
 
 
 def refusal(text: str) -> str:
@@ -112,7 +114,7 @@ def test_a_key_expires_on_its_day() -> None:
             "line 5: limits are for a model that is not among those of line 3.",
         ),
         ("# nameless\n\n[[tenant]]\nweight = 1\n", "line 3: name is missing."),
-        ('[[tenant]]\nname = ""\n', f"line 2: name {(NAME := 'must be 1 to 64 letters, digits, ')}"),
+        ('[[tenant]]\nname = ""\n', f"line 2: name {NAME}"),
         ('[[tenant]]\nname = "a b"\n', f"line 2: name {NAME}"),
         ('[[tenant]]\nname = "a\\n"\n', f"line 2: name {NAME}"),
         (f'[[tenant]]\nname = "{"a" * 65}"\n', f"line 2: name {NAME}"),
@@ -121,7 +123,7 @@ def test_a_key_expires_on_its_day() -> None:
         ('[tenant]\nname = "a"\n', "line 1: tenant must be written as [[tenant]], one for each."),
         ("tenant = 1\n", "line 1: tenant must be written as [[tenant]], one for each."),
         ("\ntenants = []\n", "line 2: tenants is not a field that is known here (did you mean tenant?)."),
-        (with_key("expires = 2030-01-31T00:00:00"), f"line 5: expires {(DAY := 'must be a date, such as 2030-01-31')}"),
+        (with_key("expires = 2030-01-31T00:00:00"), f"line 5: expires {DAY}"),
         (with_key('expires = "2030-01-31"'), f"line 5: expires {DAY}"),
         (with_key('label = "\\u0007"'), "line 5: label must be printable text on one line."),
         (with_key('[[tenant.key]]\nlabel = "b"'), "line 5: sha256 is missing."),
