@@ -52,18 +52,18 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, path: Path | None = None) -> Roster:
+    values = _toml(text, path)
     try:
-        entries = _File.model_validate(tomllib.loads(text)).tenant
-        return _roster(entries)
-    except tomllib.TOMLDecodeError as error:
-        raise _no_toml(text, error, path) from None
+        return _roster(_File.model_validate(values).tenant)
     except ValidationError as error:
-        found = [(_line(text, each["loc"]), _sentence(each)) for each in error.errors(include_url=False)]
-        line, problem = min(found, key=lambda each: each[0])
+        lines = lines_of(text)
+        mistakes = error.errors(include_url=False, include_input=False)
+        line, problem = min((_line(lines, each["loc"]), _sentence(each)) for each in mistakes)
         raise BadTenants(problem, line, path) from None
     except _Contradiction as error:
-        problem = error.problem.format(line=_line(text, error.other))
-        raise BadTenants(problem, _line(text, error.here), path) from None
+        lines = lines_of(text)
+        problem = error.problem.format(line=_line(lines, error.other))
+        raise BadTenants(problem, _line(lines, error.here), path) from None
 
 
 # --- what may stand in it -----------------------------------------------------------------------------------------
@@ -184,17 +184,21 @@ def _limits_apply(tenant: Tenant, place: Place) -> None:
 # --- what is wrong with it ----------------------------------------------------------------------------------------
 
 
-def _no_toml(text: str, error: tomllib.TOMLDecodeError, path: Path | None) -> BadTenants:
-    words, at, place = str(error).partition(" (at ")
-    found = re.match(r"line (\d+),", place)
-    line = int(found[1]) if found else text.count("\n") + 1
-    why = f": {words}" if at and PREFIX not in words else ""
-    return BadTenants(f"this is not valid TOML{why}.", line, path)
+def _toml(text: str, path: Path | None) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        words, at, place = str(error).partition(" (at ")
+        found = re.match(r"line (\d+),", place)
+        line = int(found[1]) if found else text.count("\n") + 1
+        why = f": {words}" if at and PREFIX not in words else ""
+        raise BadTenants(f"this is not valid TOML{why}.", line, path) from None
+    except (RecursionError, ValueError):
+        raise BadTenants("something in it is nested too deeply, or a number too long.", path=path) from None
 
 
-def _line(text: str, place: Place) -> int:
+def _line(lines: dict[Place, int], place: Place) -> int:
     """Of the thing itself, or of the nearest one around it that has a line."""
-    lines = lines_of(text)
     return next((lines[place[:length]] for length in range(len(place), 0, -1) if place[:length] in lines), 1)
 
 

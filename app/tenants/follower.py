@@ -52,6 +52,9 @@ class Follower:
             return load(self._path)
         except BadTenants as error:
             return error
+        except Exception:  # a file that nobody foresaw must not end the gateway
+            log.exception("reading %s failed unforeseen", self._path)
+            return BadTenants("it cannot be understood.", path=self._path)
 
     def _take(self, news: Roster | BadTenants | None) -> None:
         match news:

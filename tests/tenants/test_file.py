@@ -143,6 +143,11 @@ def test_a_mistake_is_told_with_its_line(text: str, sentence: str) -> None:
     assert refusal(text).startswith(sentence)
 
 
+@pytest.mark.parametrize("value", ["[" * 10_000, "9" * 10_000])
+def test_a_monstrous_value_is_refused_like_any_other(value: str) -> None:
+    assert refusal(with_field(f"x = {value}")) == "something in it is nested too deeply, or a number too long."
+
+
 def test_of_several_mistakes_the_first_in_the_file_is_told() -> None:
     assert refusal('[[tenant]]\nname = "a"\nadmin = 1\nweight = 0\nblue = 1\n').startswith("line 3: admin")
 

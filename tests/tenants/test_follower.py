@@ -154,6 +154,17 @@ def test_a_file_made_readable_again_is_read(following: Following) -> None:
     assert following.told[1][1] == ""
 
 
+def test_a_defect_of_ours_in_reading_it_ends_nothing(
+    following: Following, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "load", lambda path: 1 / 0)
+    following.path.write_text(OTHER)
+    following.settle()
+    assert following.who() == "research"
+    assert following.told == [(3, f"{following.path}: it cannot be understood.")]
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_who_starts_with_a_bad_file_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(BadTenants):
         Follower(tmp_path / "nope", lambda: date(2030, 1, 31), lambda roster, problem: None)
