@@ -33,9 +33,10 @@ from app.gateway.protocol import GatewayProtocol
 from app.gateway.routing import POLICIES
 from app.reliability.failed_logins import FailedLogins
 from app.reliability.retry import Retry
+from app.reliability.stores.redis import SharedStore, UnusableStore
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
-from app.telemetry.base import EngineChanged, Everyone, Telemetry, TenantsRead
+from app.telemetry.base import EngineChanged, Everyone, StoreChanged, Telemetry, TenantsRead
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
 from app.tenants.file import BadTenants
@@ -72,6 +73,7 @@ class Gateway:
         """Why the gateway ended by itself, if it did."""
         self._on_progress = on_progress
         self._engines: dict[str, LocalEngine] = {}
+        self.store = self._shared_store()
         self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
         self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
         self.admission = Admission()
@@ -95,6 +97,8 @@ class Gateway:
                 running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
                 if self.tenants is not None:
                     running.append(loops.create_task(self.tenants.run()))
+                if self.store is not None:
+                    running.append(loops.create_task(self.store.keep_watch()))
                 _leave_what_stays_to_the_end()
                 try:
                     yield
@@ -104,6 +108,8 @@ class Gateway:
         finally:
             for replica in self.fleet.replicas:
                 await replica.engine.aclose()
+            if self.store is not None:
+                await self.store.aclose()
             self.log.close()
 
     @asynccontextmanager
@@ -158,6 +164,19 @@ class Gateway:
             unlogged = () if logs.level == "debug" else PROBED
             backends.append(RequestLog(self.log, as_json=as_json, unlogged=unlogged))
         return backends
+
+    def _shared_store(self) -> SharedStore | None:
+        storage = self.settings.storage
+        if storage.redis_url is None:
+            return None
+        url = storage.redis_url.get_secret_value()
+        try:
+            return SharedStore(url, storage.redis_timeout_s, self.clock, self._store_changed)
+        except UnusableStore as error:
+            raise BadSetting(str(error)) from None
+
+    def _store_changed(self, available: bool, reason: str) -> None:
+        self.telemetry.note(StoreChanged(available, reason))
 
     def _external_engines(self) -> dict[str, Engine]:
         return {_host(url): self._http_engine(url) for url in self.settings.engine.urls}

@@ -50,7 +50,9 @@ class OpenDoor:
             return ANONYMOUS
         server = scope.get("server")
         if server is not None and server[1] is not None and server[0] not in LOOPBACK:
-            raise NotAllowed("Without API keys this gateway answers on its own machine only (see TENANTS_FILE, ALLOW_ANONYMOUS).")
+            raise NotAllowed(
+                "Without API keys this gateway answers on its own machine only (see TENANTS_FILE, ALLOW_ANONYMOUS)."
+            )
         return ANONYMOUS
 
 

@@ -42,7 +42,15 @@ class TenantsRead:
     refused: bool
 
 
-Event = EngineErrorSeen | ReplicaChanged | EngineChanged | TenantsRead
+@dataclass(frozen=True)
+class StoreChanged:
+    """The store that gateways share came or went."""
+
+    available: bool
+    reason: str
+
+
+Event = EngineErrorSeen | ReplicaChanged | EngineChanged | TenantsRead | StoreChanged
 
 
 class Telemetry(Protocol):

@@ -19,12 +19,12 @@ import uvloop
 
 from app.cluster.launchers.plan import missing
 from app.gateway.app import Gateway
-from app.settings import BadSetting, Listen, Settings
+from app.settings import Listen, Settings
 from app.version import VERSION
 from gllm.cli.logs import configure
 from gllm.cli.screen import Progress, Screen
 
-STOPPED, FAILED, USAGE, KILLED = 0, 1, 2, 130
+STOPPED, FAILED, KILLED = 0, 1, 130
 
 KEEP_ALIVE_S = 75
 BACKLOG = 4_096
@@ -52,9 +52,6 @@ def serve(settings: Settings, early: MemoryHandler) -> int:
     except CannotServe as error:
         print(f"gllm: {error}", file=sys.stderr)
         return FAILED
-    except BadSetting as error:  # of what only the gateway looks into: the file of tenants
-        print(f"gllm: {error}", file=sys.stderr)
-        return USAGE
 
 
 @contextmanager
