@@ -41,6 +41,7 @@ class House:
     def assert_all_given_back(self) -> None:
         assert self.recorder.in_progress == 0
         assert self.gateway.admission.inside == 0
+        assert self.gateway.admission.waiting == 0
         assert len(self.gateway.watch) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
         assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
@@ -61,7 +62,8 @@ async def build() -> AsyncIterator[Build]:
             engines = engines or {"only": Scripted()}
             by_name: dict[str, Engine] = dict(engines)
             flags = {"LOG_LEVEL": "error", **(settings or {})}
-            gateway = Gateway(Settings.load(env={}, env_file=None, **flags), by_name, clock=clock, backends=[recorder])
+            loaded = Settings.load(env={}, env_file=None, **flags)
+            gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder])
             await gateway.prober.round()
             house = House(gateway, recorder, engines)
             stack.callback(gateway.log.close)
