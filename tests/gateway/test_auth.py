@@ -191,6 +191,7 @@ async def test_right_keys_and_no_keys_are_no_failures(impatient: tuple[House, Fa
         ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
         ("::ffff:203.0.113.7", "203.0.113.7", True),
         ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("::1", "::2", True),
         ("a-pipe", "another", False),
     ],
 )
@@ -448,7 +449,7 @@ async def test_no_key_reaches_a_log_a_metric_an_error_or_an_engine(
             log.note(event)
     writer.close()
 
-    assert {each.status for each in answers} == {200, 400, 401, 403, 404, 405, 429, 500, 502}
+    assert {200, 400, 401, 403, 404, 405, 429, 500, 502} <= {each.status for each in answers}
     said = [
         stream.getvalue(),
         caplog.text,
