@@ -57,7 +57,7 @@ class Intake:
         stream = shows_usage = counts_along = False
         added: dict[str, Any] = {}
         if isinstance(request, Sampled):
-            choices = self._choices(request)
+            choices = self._choices(request) * _prompts(request)
             added = self._defaults(request)
         if isinstance(request, _ANSWERED_IN_TOKENS):
             stream = bool(request.stream)
@@ -122,6 +122,13 @@ def _priority(headers: Headers, tenant: Tenant) -> Priority:
         text = "Give 'interactive', 'normal' or 'batch'."
         raise InvalidRequest(text, param="X-Priority", code="invalid_header")
     return max(_PRIORITIES[asked], tenant.priority)
+
+
+def _prompts(request: Sampled) -> int:
+    """A completion may hold several, each answered."""
+    if not isinstance(request, CompletionRequest) or isinstance(request.prompt, str):
+        return 1
+    return 1 if isinstance(request.prompt[0], int) else len(request.prompt)
 
 
 def _counting(options: StreamOptions | None, *, along: bool) -> dict[str, Any]:
