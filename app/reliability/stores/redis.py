@@ -83,9 +83,9 @@ class SharedStore:
         """Any other command. One that may block in Redis brings its own time limit, longer than it blocks."""
         return _shown((await self._ask((parts,), timeout_s))[0])
 
-    async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
+    async def pipeline(self, commands: Sequence[Command], timeout_s: float | None = None) -> list[Any]:
         """All answers, in one round trip. It is no transaction."""
-        return [_shown(answer) for answer in await self._ask(commands)]
+        return [_shown(answer) for answer in await self._ask(commands, timeout_s)]
 
     async def keep_watch(self) -> None:
         """Finds out that the store is back, or that it went while nobody asked. Runs as long as the gateway does."""
