@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.errors import InvalidRequest, NotAllowed, StoreDown
 from app.gateway.endpoints import READING
@@ -36,8 +36,8 @@ class Row(Used):
 
 class UsagePage(BaseModel):
     object: Literal["usage"] = "usage"
-    first: date
-    last: date
+    first: date = Field(serialization_alias="from")
+    last: date = Field(serialization_alias="to")
     scope: Literal["gateway", "cluster"]
     note: str | None
     rows: list[Row]

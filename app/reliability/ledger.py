@@ -125,8 +125,9 @@ def total(book: Book) -> Amounts:
 
 def _day(param: str, text: str) -> date:
     try:
-        if len(text) == len("2026-01-31"):
-            return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
-        pass
-    raise BadPeriod(param, f"'{param}' must be a day such as 2026-01-31.")
+        day = None
+    if day is None or day.isoformat() != text:  # there are other ISO forms, which only machines write
+        raise BadPeriod(param, f"'{param}' must be a day such as 2026-01-31.")
+    return day

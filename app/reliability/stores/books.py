@@ -127,19 +127,19 @@ class Books:
         self._rounds += 1
         self._untold = self._untold or self._rounds % ROUNDS_UNTIL_SURE == 0
         while self._untold:
-            gateway, epoch, totals = await self._in_thread(self._to_tell)
-            known = await self._shared.tell(gateway, totals, epoch)
-            self._untold = await self._in_thread(self._told, totals, known)
+            gateway, totals = await self._in_thread(self._to_tell)
+            epoch = await self._shared.tell(gateway, totals)
+            self._untold = await self._in_thread(self._told, totals, epoch)
 
-    def _to_tell(self) -> tuple[str, str, Book]:
-        return self._own.fact(GATEWAY), self._own.fact(EPOCH), self._own.unshared()
+    def _to_tell(self) -> tuple[str, Book]:
+        return self._own.fact(GATEWAY), self._own.unshared()
 
-    def _told(self, totals: Book, known: str) -> bool:
+    def _told(self, totals: Book, epoch: str) -> bool:
         """Whether there is more to tell."""
-        forgotten = known != self._own.fact(EPOCH)
+        forgotten = epoch != self._own.fact(EPOCH)
         if forgotten:
             self._own.share_all_again(self.ledger.today())
-            self._own.learn(EPOCH, known)
+            self._own.learn(EPOCH, epoch)
         self._own.shared(totals)
         return forgotten or len(totals) == AT_ONCE
 

@@ -4,6 +4,7 @@ A gateway tells its own totals of a day, not what was added to them: telling the
 was lost is mended by the next one, and nobody has to know whether a call that failed had its effect (docs/adr/0009).
 """
 
+import secrets
 from collections.abc import Iterator
 from datetime import date
 
@@ -47,8 +48,8 @@ class RedisLedger:
     def __init__(self, store: SharedStore) -> None:
         self._store = store
 
-    async def tell(self, gateway: str, totals: Book, epoch: str) -> str:
-        """The epoch that these totals are known in; it is `epoch` if this Redis had none. Raises `StoreUnavailable`."""
+    async def tell(self, gateway: str, totals: Book) -> str:
+        """The epoch in which these totals are known; a new one if Redis had none. Raises `StoreUnavailable`."""
         keys = [EPOCH]
         numbers: dict[date, int] = {}
         told: list[str | int] = []
@@ -57,7 +58,7 @@ class RedisLedger:
                 keys.append(_key(day))
                 numbers[day] = len(keys)
             told += (numbers[day], _field(tenant, model, gateway), _value(amounts))
-        known: bytes = await self._store.run(_TELL, keys, [epoch, KEPT_S, *told])
+        known: bytes = await self._store.run(_TELL, keys, [secrets.token_hex(8), KEPT_S, *told])
         return known.decode()
 
     async def select(self, selection: Selection) -> Book:
