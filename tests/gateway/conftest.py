@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ Build = Callable[..., Awaitable[House]]
 
 
 @pytest.fixture
-async def build() -> AsyncIterator[Build]:
+async def build(tmp_path: Path) -> AsyncIterator[Build]:
     """`await build(a=Scripted(…), b=…, settings={"MAX_CHOICES": 2})`; every house must be empty in the end."""
     async with AsyncExitStack() as stack:
 
@@ -56,11 +57,12 @@ async def build() -> AsyncIterator[Build]:
             recorder = Recorder()
             engines = engines or {"only": Scripted()}
             by_name: dict[str, Engine] = dict(engines)
-            flags = {"LOG_LEVEL": "error", **(settings or {})}
+            flags = {"LOG_LEVEL": "error", "STATE_DIR": tmp_path / "state", **(settings or {})}
             gateway = Gateway(Settings.load(env={}, env_file=None, **flags), by_name, backends=[recorder])
             await gateway.prober.round()
             house = House(gateway, recorder, engines)
             stack.callback(gateway.log.close)
+            stack.push_async_callback(gateway.books.aclose)
             stack.callback(house.assert_all_given_back)
             return house
 

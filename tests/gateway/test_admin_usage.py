@@ -1,6 +1,5 @@
 """GET /admin/usage: who may see it, what it says, and what becomes of wrong questions."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,6 @@ from app.gateway.admin import TENANT, USAGE
 from app.tenant import Tenant
 from tests.gateway.conftest import Build, House, asking
 from tests.support.asgi import Exchange
-
-
-@pytest.fixture
-async def house(build: Build, tmp_path: Path) -> AsyncIterator[House]:
-    house = await build(settings={"STATE_DIR": tmp_path / "state"})
-    yield house
-    await house.gateway.books.aclose()
 
 
 async def ask(house: House, by: Tenant | None = None, method: str = "GET", **query: str) -> Exchange:
@@ -95,15 +87,13 @@ async def test_it_cannot_be_written(house: House, method: str) -> None:
 
 async def test_a_ledger_that_cannot_be_read_is_503_and_no_call_suffers(build: Build, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where a folder should be")
-    house = await build(settings={"STATE_DIR": tmp_path / "state"})
+    house = await build()
     assert (await house.post(asking())).status == 200
     answer = await ask(house)
     assert (answer.status, answer.headers["x-gllm-reason"]) == (503, "ledger_unavailable")
-    await house.gateway.books.aclose()
 
 
-async def test_what_no_engine_answered_is_not_counted(build: Build, tmp_path: Path) -> None:
-    house = await build(settings={"STATE_DIR": tmp_path / "state"}, a=Scripted(refuse_with=EngineRefused()))
+async def test_what_no_engine_answered_is_not_counted(build: Build) -> None:
+    house = await build(a=Scripted(refuse_with=EngineRefused()))
     assert (await house.post(asking())).status == 400
     assert (await ask(house)).json()["totals"]["requests"] == 0
-    await house.gateway.books.aclose()

@@ -47,7 +47,7 @@ class Books:
         self._every_s = every_s
         self._own = SqliteLedger(state_dir / FILE)
         self._shared = RedisLedger(store) if store is not None else None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        self._thread = _one_thread()
         self._unwritten = Ledger(ledger.today)
         """Not in the file yet. The thread's, as the file is."""
         self._untold = store is not None
@@ -90,9 +90,11 @@ class Books:
             raise Unreadable from error
 
     async def aclose(self) -> None:
+        """Writes the last. Whatever is used after all opens the books again."""
         await self.flush()
         await self._in_thread(self._end)
-        self._thread.shutdown()
+        thread, self._thread = self._thread, _one_thread()
+        thread.shutdown()
 
     # --- into the file --------------------------------------------------------------------------------------------
 
@@ -160,3 +162,8 @@ class Books:
         if self._trouble:
             self._trouble = ""
             log.warning("usage is written again")
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    """It starts when it is first needed."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
