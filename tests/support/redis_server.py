@@ -39,7 +39,11 @@ class RedisServer:
             self._process = subprocess.Popen(
                 [executable(), *options, "--dir", str(self._folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self._wait_until_up()
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self.stop()
+            raise
 
     def pause(self) -> None:
         """It accepts connections still, as its kernel does, and answers nothing."""
