@@ -1,7 +1,7 @@
 """What all gateways used, in Redis.
 
 A gateway tells its own totals of a day, not what was added to them: telling them twice changes nothing, a total that
-was lost is mended by the next one, and nobody has to know whether a call that failed had its effect (docs/adr/0009).
+was lost is mended by the next one, and nobody has to know whether a call that failed had its effect (docs/adr/0012).
 """
 
 import secrets
