@@ -95,7 +95,7 @@ def checkout(engine: Engine, logs: Path) -> Iterator[Checkout]:
 
 @that_need("tenants")
 def test_an_example_with_keys_does_what_it_shows(checkout: Checkout, example: Example) -> None:
-    run(example, checkout.gateway.url, checkout.folder, KEY=checkout.key)
+    run(example, checkout.gateway.url, checkout.folder, GLLM_API_KEY=checkout.key)
 
 
 def test_no_example_that_talks_to_a_gateway_escapes() -> None:
