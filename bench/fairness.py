@@ -9,7 +9,8 @@ What makes this a statement about the gateway: no gateway can take back a slot, 
 in line waits until somebody's answer ends. With this many short answers one ends every few milliseconds, while the time
 to first token is mostly the reading of the prompt, as it is in real engines; and the engine's steps take as long in a
 full batch as in an empty one, because what a full batch costs on a GPU is not the queue's doing. What is left is the
-order. The first seconds do not count: a flood that fills an empty engine at once has all its answers end at once, too. The same load in plain order of arrival (`ENABLE_BACKPRESSURE=false`) stands beside it.
+order. The first seconds do not count: a flood that fills an empty engine at once has all its answers end at once, too.
+The same load in plain order of arrival (`ENABLE_BACKPRESSURE=false`) stands beside it.
 """
 
 import random
@@ -27,12 +28,12 @@ from bench.scenario import Options, Report
 from bench.tenants import Tenant, file_of
 
 SHAPE = Shape(sequences=120, step_ms=25, prompt_steps=24)
-QUICK_SHAPE = Shape(sequences=20, step_ms=20, prompt_steps=12)
+QUICK_SHAPE = Shape(sequences=40, step_ms=10, prompt_steps=6)
 TOKENS = (12, 36)
 """The shortest and the longest answer; all between are as likely."""
 WORDS = 30
 LIGHT_USES = 0.2
-HEAVY_OFFERS = 20.0
+HEAVY_OFFERS, QUICK_HEAVY_OFFERS = 20.0, 6.0
 """Both as parts of a tenant's share."""
 TIMEOUT_S = 10
 WARM_UP = 3.0
@@ -43,20 +44,21 @@ WITHIN = 0.2
 
 async def measure(options: Options) -> Report:
     shape = QUICK_SHAPE if options.quick else SHAPE
-    seconds = options.lasting(60, 3)
+    seconds = options.lasting(60, 2)
+    offers = QUICK_HEAVY_OFFERS if options.quick else HEAVY_OFFERS
     share = shape.capacity(sum(TOKENS) / 2) / 2
     settings = {"MAX_CONCURRENT_REQUESTS": str(shape.sequences), "REQUEST_TIMEOUT": str(TIMEOUT_S)}
     report = Report(
         {
             "engine": f"{shape}, {2 * share:.0f} requests/s",
             "requests": f"streams of {TOKENS[0]} to {TOKENS[1]} tokens, the same for both tenants",
-            "tenants": f"light offers {LIGHT_USES:g} of its share, heavy {HEAVY_OFFERS:g} times its own",
+            "tenants": f"light offers {LIGHT_USES:g} of its share, heavy {offers:g} times its own",
             "gateway": settings,
             "load": f"Poisson, {seconds:.0f} s a row after a warm-up",
         }
     )
     light, heavy = Tenant("light"), Tenant("heavy")
-    run = _Run(shape, settings, (light, heavy), share, options.seed)
+    run = _Run(shape, settings, (light, heavy), share, offers, options.seed)
     alone = await run.row("alone", seconds, beside=False, lateness=report.lateness)
     beside = await run.row("beside heavy", seconds, beside=True, lateness=report.lateness)
     rows = [alone, beside]
@@ -82,12 +84,19 @@ def _judge(report: Report, alone: Row, beside: Row, *, quick: bool) -> None:
 
 class _Run:
     def __init__(
-        self, shape: Shape, settings: dict[str, str], tenants: tuple[Tenant, Tenant], share: float, seed: int
+        self,
+        shape: Shape,
+        settings: dict[str, str],
+        tenants: tuple[Tenant, Tenant],
+        share: float,
+        offers: float,
+        seed: int,
     ) -> None:
         self._shape = shape
         self._settings = settings
         self._light, self._heavy = tenants
         self._share = share
+        self._offers = offers
         self._seed = seed
         self._warm_up_s = WARM_UP * shape.service_s(max(TOKENS))
 
@@ -104,7 +113,7 @@ class _Run:
         seconds += self._warm_up_s
         shots = self._shots(self._light, LIGHT_USES, seconds, self._seed)
         if beside:
-            shots += self._shots(self._heavy, HEAVY_OFFERS, seconds, self._seed + 1)
+            shots += self._shots(self._heavy, self._offers, seconds, self._seed + 1)
         with Processes() as processes:
             engine = processes.engine(self._shape)
             known = processes.file("tenants.toml", file_of((self._light, self._heavy)))

@@ -39,8 +39,9 @@ TOKENS = (4, 16)
 WORDS = 30
 SETTLED_WITHIN_LOOKS = 100
 
-STAYS, LEAVES = "stays", "leaves"
+STAYS, LEAVES = "stays", {True: "leaves-streams", False: "leaves-wholes"}
 """The tenants, and what the engine knows them by (`user`)."""
+TENANTS = (STAYS, *LEAVES.values())
 LIMITS = {"concurrent": 10_000, "tokens_per_minute": 1_000_000_000}
 """Far away, so that they are counted and never reached."""
 
@@ -58,7 +59,7 @@ async def measure(options: Options) -> Report:
             "gateway": settings,
         }
     )
-    tenants = [Tenant(STAYS, limits=LIMITS), Tenant(LEAVES, limits=LIMITS), Tenant("operator", admin=True)]
+    tenants = [*(Tenant(name, limits=LIMITS) for name in TENANTS), Tenant("operator", admin=True)]
     dice = random.Random(options.seed)
     keys = {tenant.name: tenant.key for tenant in tenants}
     shots = [_shot(at, dice, keys) for at in poisson(dice, per_second, seconds)]
@@ -73,18 +74,18 @@ async def measure(options: Options) -> Report:
         _outcomes(report, shots, gateway)
         _ledger(report, counts, gateway)
         await _all_slots(report, engine, gateway, keys["operator"])
-        for who in (STAYS, LEAVES):
+        for who in TENANTS:
             _nothing_reserved(report, gateway, who, keys[who])
     return report
 
 
 def _shot(at: float, dice: random.Random, keys: dict[str, str]) -> Shot:
     tokens = dice.randint(*TOKENS)
-    leaves = dice.random() < LEAVE
-    who = LEAVES if leaves else STAYS
+    stream, leaves = dice.random() < 0.5, dice.random() < LEAVE
+    who = LEAVES[stream] if leaves else STAYS
     longest_s = LEAVE_WITHIN * SHAPE.service_s(tokens)
     hang_up = HangUp(dice.uniform(0, longest_s), reset=dice.random() < 0.5) if leaves else None
-    request = chat(WORDS, tokens, stream=dice.random() < 0.5, user=who, key=keys[who])
+    request = chat(WORDS, tokens, stream=stream, user=who, key=keys[who])
     return Shot(at, request, who, hang_up)
 
 
@@ -128,7 +129,7 @@ def _nothing_reserved(report: Report, gateway: GatewayProcess, who: str, key: st
     left = {found[1]: int(found[2]) for found in re.finditer(r'"([a-z-]+)";r=([0-9]+)', answer.headers["ratelimit"])}
     kept = left["concurrent"] == LIMITS["concurrent"] - 1 and left["tokens"] > LIMITS["tokens_per_minute"] - 100
     found = f"{left['concurrent']:,} of {LIMITS['concurrent']:,} places, {left['tokens']:,} tokens are left to the next"
-    report.promise(f"nothing is reserved for the tenant that {who}", found, kept=kept)
+    report.promise(f"nothing is reserved for {who}", found, kept=kept)
 
 
 # --- what became of them ------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def _nothing_reserved(report: Report, gateway: GatewayProcess, who: str, key: st
 
 def _outcomes(report: Report, shots: Sequence[Shot], gateway: GatewayProcess) -> None:
     rows: list[Row] = []
-    for who in (STAYS, LEAVES):
+    for who in TENANTS:
         ends = Counter(shot.seen.end for shot in shots if shot.kind == who)
         rows.append({"": who, "requests": ends.total(), **{end.value: ends[end] for end in End}})
     report.tables["What became of them, seen by the client"] = rows
@@ -155,7 +156,7 @@ def _outcomes(report: Report, shots: Sequence[Shot], gateway: GatewayProcess) ->
 def _ledger(report: Report, counts: Counts, gateway: GatewayProcess) -> None:
     charged = {row["tenant"]: row for row in gateway.get("/admin/usage").json()["rows"]}
     rows: list[Row] = []
-    for who in (STAYS, LEAVES):
+    for who in TENANTS:
         finished, aborted = counts.finished.get(who, Count()), counts.aborted.get(who, Count())
         mine = charged.get(who, {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0})
         rows.append(

@@ -37,7 +37,7 @@ REFUSED_WITHIN_S = 0.020
 
 
 async def measure(options: Options) -> Report:
-    seconds = options.lasting(20, 2)
+    seconds = options.lasting(20, 3)
     loads, unbounded = (QUICK_LOADS, ()) if options.quick else (LOADS, LOADS_UNBOUNDED)
     settings = {"MAX_CONCURRENT_REQUESTS": str(SHAPE.sequences)}
     capacity = SHAPE.capacity(sum(TOKENS) / 2)
@@ -63,7 +63,7 @@ async def measure(options: Options) -> Report:
 
 def _judge(report: Report, twice: Row, *, quick: bool) -> None:
     share = _number(twice["of peak %"]) / 100
-    kept = share >= (0.5 if quick else GOODPUT_KEPT)
+    kept = share >= (0.75 if quick else GOODPUT_KEPT)
     report.promise(f"at 2x, goodput is at least {GOODPUT_KEPT:.0%} of its peak", f"{share:.0%}", kept=kept)
     refused = twice["refused p99 ms"]
     kept = refused is not None and _number(refused) < (250 if quick else REFUSED_WITHIN_S * 1e3)
