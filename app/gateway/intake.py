@@ -10,8 +10,10 @@ import msgspec
 from app.cluster.fleet import Fleet
 from app.errors import InvalidRequest, WrongMediaType
 from app.generation import Call, Route
+from app.reliability.fingerprint import fingerprint
 from app.wire.edits import put_fields
 from app.wire.fields import StreamOptions
+from app.wire.headers import idempotency_key, last_event_id
 from app.wire.parsing import parse
 from app.wire.requests import ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampled
 
@@ -58,6 +60,7 @@ class Intake:
             shows_usage = options is not None and bool(options.include_usage)
             if not shows_usage:
                 added["stream_options"] = _counting(options)
+        key, seen = _resumable(headers)
         return Call(
             id=request_id,
             route=route,
@@ -70,6 +73,9 @@ class Intake:
             max_tokens=max_tokens,
             choices=choices,
             traceparent=_traceparent(headers),
+            key=key,
+            fingerprint=b"" if key is None else fingerprint(body),
+            seen=seen if stream else 0,
         )
 
     def _choices(self, request: Sampled) -> int:
@@ -114,6 +120,15 @@ def check_media_type(headers: Headers) -> None:
             raise WrongMediaType
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise WrongMediaType
+
+
+def _resumable(headers: Headers) -> tuple[str | None, int]:
+    """The key, and how much of the answer the client has. Without a key there is nothing to go on with."""
+    key = headers.get(b"idempotency-key")
+    if key is None:
+        return None, 0
+    seen = headers.get(b"last-event-id")
+    return idempotency_key(key), 0 if seen is None else last_event_id(seen)
 
 
 def _traceparent(headers: Headers) -> str | None:
