@@ -31,9 +31,10 @@ from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.routing import POLICIES
 from app.reliability.retry import Retry
+from app.reliability.stores.redis import SharedStore, UnusableStore
 from app.reliability.watch import Watch
-from app.settings import Settings
-from app.telemetry.base import EngineChanged, Everyone, Telemetry
+from app.settings import BadSetting, Settings
+from app.telemetry.base import EngineChanged, Everyone, StoreChanged, Telemetry
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
 from app.version import VERSION
@@ -66,6 +67,7 @@ class Gateway:
         """Why the gateway ended by itself, if it did."""
         self._on_progress = on_progress
         self._engines: dict[str, LocalEngine] = {}
+        self.store = self._shared_store()
         self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
         self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
         self.admission = Admission()
@@ -87,6 +89,8 @@ class Gateway:
         try:
             async with self._started_engines(), asyncio.TaskGroup() as loops:
                 running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
+                if self.store is not None:
+                    running.append(loops.create_task(self.store.keep_watch()))
                 _leave_what_stays_to_the_end()
                 try:
                     yield
@@ -96,6 +100,8 @@ class Gateway:
         finally:
             for replica in self.fleet.replicas:
                 await replica.engine.aclose()
+            if self.store is not None:
+                await self.store.aclose()
             self.log.close()
 
     @asynccontextmanager
@@ -133,6 +139,19 @@ class Gateway:
             unlogged = () if logs.level == "debug" else PROBED
             backends.append(RequestLog(self.log, as_json=as_json, unlogged=unlogged))
         return backends
+
+    def _shared_store(self) -> SharedStore | None:
+        storage = self.settings.storage
+        if storage.redis_url is None:
+            return None
+        url = storage.redis_url.get_secret_value()
+        try:
+            return SharedStore(url, storage.redis_timeout_s, self.clock, self._store_changed)
+        except UnusableStore as error:
+            raise BadSetting(str(error)) from None
+
+    def _store_changed(self, available: bool, reason: str) -> None:
+        self.telemetry.note(StoreChanged(available, reason))
 
     def _external_engines(self) -> dict[str, Engine]:
         return {_host(url): self._http_engine(url) for url in self.settings.engine.urls}

@@ -33,7 +33,15 @@ class EngineChanged:
     reason: str
 
 
-Event = EngineErrorSeen | ReplicaChanged | EngineChanged
+@dataclass(frozen=True)
+class StoreChanged:
+    """The store that gateways share came or went."""
+
+    available: bool
+    reason: str
+
+
+Event = EngineErrorSeen | ReplicaChanged | EngineChanged | StoreChanged
 
 
 class Telemetry(Protocol):

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.errors import Outcome
 from app.generation import Route
-from app.telemetry.base import EngineChanged, EngineErrorSeen, Event, ReplicaChanged
+from app.telemetry.base import EngineChanged, EngineErrorSeen, Event, ReplicaChanged, StoreChanged
 from app.telemetry.record import Record
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -65,6 +65,7 @@ class Metrics:
         self._errors = cache(errors.labels)
         self._answered = cache(lambda method, endpoint, status: requests.labels(method, endpoint, str(status)))
         self._took = cache(duration.labels)
+        self._store_up = cache(self._store_gauge)
 
     def began(self, record: Record) -> None:
         self._in_progress.inc()
@@ -95,6 +96,12 @@ class Metrics:
                 self._replicas.labels(replica).set(state == "ready")
             case EngineChanged():
                 pass  # it shows as its replica's state
+            case StoreChanged(available=available):
+                self._store_up().set(available)
+
+    def _store_gauge(self) -> Gauge:
+        """Only where there is a store: a gauge that is 0 because nothing was set would raise an alarm."""
+        return Gauge("gllm_shared_store_up", "Whether the shared store answers (1) or not (0)", registry=self._registry)
 
     def page(self) -> bytes:
         return generate_latest(self._registry)
