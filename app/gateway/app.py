@@ -29,9 +29,15 @@ from app.gateway.endpoints import PROBED, Endpoints
 from app.gateway.intake import Defaults, Intake
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
+from app.gateway.replays import Replays
 from app.gateway.routing import POLICIES
 from app.reliability.retry import Retry
+from app.reliability.stores.answer_file import AnswerFile
+from app.reliability.stores.answer_keys import AnswerKeys
+from app.reliability.stores.answers import AnswerStore
+from app.reliability.stores.embedded import EmbeddedAnswers
 from app.reliability.stores.redis import SharedStore, UnusableStore
+from app.reliability.stores.shared import SharedAnswers
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
 from app.telemetry.base import EngineChanged, Everyone, StoreChanged, Telemetry
@@ -75,9 +81,11 @@ class Gateway:
             self.fleet.add(Replica(name, engine))
         retry = Retry(attempts=settings.routing.max_attempts)
         dispatch = Dispatch(self.fleet, retry, self.telemetry, clock)
-        endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), _unix_now())
+        endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), int(_unix_now()))
         behind = fastapi_app(endpoints, self._lifespan)
-        pipeline = Pipeline(self.admission, dispatch)
+        self.answers = self._answers()
+        self.replays = Replays(self.answers, settings.idempotency, self.watch)
+        pipeline = Pipeline(self.replays, self.admission, dispatch)
         limits, paths = self._edge_limits(), endpoints.paths
         self.app = Edge(behind, self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
         edge = settings.edge
@@ -91,15 +99,18 @@ class Gateway:
                 running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
                 if self.store is not None:
                     running.append(loops.create_task(self.store.keep_watch()))
+                running.append(loops.create_task(self.answers.run()))
                 _leave_what_stays_to_the_end()
                 try:
-                    yield
+                    async with self.replays.running(self.settings.listen.drain_s):
+                        yield
                 finally:
                     for loop in running:
                         loop.cancel()
         finally:
             for replica in self.fleet.replicas:
                 await replica.engine.aclose()
+            await self.answers.aclose()
             if self.store is not None:
                 await self.store.aclose()
             self.log.close()
@@ -150,6 +161,14 @@ class Gateway:
         except UnusableStore as error:
             raise BadSetting(str(error)) from None
 
+    def _answers(self) -> AnswerStore:
+        """Finished answers: shared, or in a file that a restart finds again."""
+        rules = self.settings.idempotency
+        if self.store is not None:
+            return SharedAnswers(AnswerKeys(self.store, self.clock, rules.kept_s, rules.lease_s))
+        path = self.settings.storage.state_dir / "answers.sqlite"
+        return EmbeddedAnswers(AnswerFile(path, rules.disk_bytes, rules.kept_s, _unix_now))
+
     def _store_changed(self, available: bool, reason: str) -> None:
         self.telemetry.note(StoreChanged(available, reason))
 
@@ -191,5 +210,5 @@ def _leave_what_stays_to_the_end() -> None:
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
 
 
-def _unix_now() -> int:
-    return int(datetime.now(UTC).timestamp())
+def _unix_now() -> float:
+    return datetime.now(UTC).timestamp()

@@ -7,7 +7,7 @@ later with the same key. So a client may vanish and come back, and the answer is
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 
 from app.errors import (
     Draining,
@@ -22,7 +22,7 @@ from app.gateway.answers import Headers, Sink
 from app.gateway.run import Run, Tape, Work
 from app.generation import Call
 from app.reliability.recording import Reader, Recording
-from app.reliability.stores.answers import Kept, AnswerStore, Claim, Elsewhere, Key, OwnerGone
+from app.reliability.stores.answers import AnswerStore, Claim, Elsewhere, Kept, Key, OwnerGone
 from app.reliability.watch import Watch
 from app.settings import Idempotency
 from app.telemetry.record import Record
@@ -59,7 +59,7 @@ class Replays:
 
     @asynccontextmanager
     async def running(self, drain_s: float) -> AsyncIterator[None]:
-        """The gateway's life. At its end, runs may still finish within `drain_s`; then they are ended."""
+        """The gateway's life. At its end, what still runs may finish within `drain_s`, and is then ended."""
         async with asyncio.TaskGroup() as self._tasks:
             try:
                 yield
@@ -73,27 +73,29 @@ class Replays:
                     run.stop(Draining(retry_after=1.0))
 
     async def serve(self, call: Call, out: Sink, record: Record, work: Work) -> None:
-        slot = await self._slot(call)
-        run = self._runs.get(slot)
+        slot, run = await self._place(call)
         first = run is None
         if run is None:
             run = self._start(slot, call, record, work)
-        elif not self._rules.attach:
-            await run.settled.wait()
-            if not run.is_replay and not run.recording.ended:
-                raise KeyInFlight(retry_after=1.0)
         with run.reading(call) as reader:
             await self._give(run, reader, out, record, first=first)
 
-    async def _slot(self, call: Call) -> Slot:
-        """Where the call's run is, or belongs. One that is being ended takes nobody in any more."""
+    async def _place(self, call: Call) -> tuple[Slot, Run | None]:
+        """Where the call belongs, and the run that is there."""
         key = Key.of(call)
         while True:
             slot = (key, call.seen > 0 and (key, False) not in self._runs)
             run = self._runs.get(slot)
-            if run is None or run.verdict is None:
-                return slot
-            await run.over.wait()
+            if run is None:
+                return slot, None
+            if run.verdict is not None:
+                await run.over.wait()  # it is being ended, and takes nobody in any more
+            elif self._rules.attach or run.is_replay or run.recording.ended:
+                return slot, run
+            elif run.executes:
+                raise KeyInFlight(retry_after=1.0)
+            else:
+                await run.settled.wait()
 
     def _start(self, slot: Slot, call: Call, record: Record, work: Work) -> Run:
         if self._closing or self._tasks is None:
@@ -112,15 +114,15 @@ class Replays:
                 block = await reader.next()
             finally:
                 out.also(_head(run, first=first))
-            _tell(run, record, first=first)
+                _tell(run, record, first=first)
             while block is not None:
                 await out.write(block)
                 block = await reader.next()
+            if not out.committed:
+                await out.write(b"")  # the client had it all, and asked for what comes after
+            await out.end()
         finally:
             _tell(run, record, first=first)
-        if not out.committed:
-            await out.write(b"")  # the client had it all, and asked for what comes after
-        await out.end()
 
     # --- the run, in its own task ---------------------------------------------------------------------------------
 
@@ -165,7 +167,7 @@ class Replays:
     async def _execute(self, run: Run, claim: Claim, work: Work) -> None:
         try:
             run.settle(claim)
-            await work(run.call, Tape(run, claim), run.record)
+            await work(run.call, Tape(run), run.record)
         except BaseException as error:
             await claim.release(_told(run, error))
             raise
@@ -176,11 +178,11 @@ class Replays:
         """Kept first, ended then: who has read it to its end can have it again. A store that is down holds up no
         client; it is asked again while the key is still ours.
         """
-        answer = run.answer()
         try:
             for _ in range(KEEP_TRIES):
                 with suppress(StoreDown):
-                    return await claim.finish(answer)
+                    await claim.finish(run.recording)
+                    return
                 run.recording.end()
                 await self._sleep(KEEP_PAUSE_S)
         except asyncio.CancelledError:
@@ -194,33 +196,32 @@ class Replays:
     async def _follow(self, run: Run, elsewhere: Elsewhere) -> None:
         """What another gateway answers. Raises `OwnerGone` if it died before it had said anything."""
         recording = run.recording
-        async with aclosing(elsewhere):
-            run.settle(None)
-            if not self._rules.attach:
-                raise KeyInFlight(retry_after=1.0)
-            while not recording.ended:
-                try:
-                    batch = await elsewhere.next()
-                except OwnerGone:
-                    if len(recording):
-                        raise EngineBroken("The gateway that answered this is gone.") from None
-                    raise
-                if batch.start != len(recording):
-                    raise NotReplayable
-                run.record.replica, run.record.attempts = batch.replica, batch.attempts
-                recording.add(batch.frames)
-                await recording.room()
-                if batch.failure is not None:
-                    raise batch.failure.error
-                if batch.ended:
-                    recording.end()
+        run.settle(None)
+        if not self._rules.attach:
+            raise KeyInFlight(retry_after=1.0)
+        while not recording.ended:
+            try:
+                batch = await elsewhere.next()
+            except OwnerGone:
+                if len(recording):
+                    raise EngineBroken("The gateway that answered this is gone.") from None
+                raise
+            if batch.start != len(recording):
+                raise NotReplayable
+            recording.replica, recording.attempts = batch.replica, batch.attempts
+            recording.add(batch.frames)
+            await recording.room()
+            if batch.failure is not None:
+                raise batch.failure.error
+            if batch.ended:
+                recording.end()
 
 
 def _replay(run: Run, answer: Kept) -> None:
     run.settle(None)
     if answer.frames is None:
         raise NotReplayable
-    run.record.replica, run.record.attempts = answer.replica, answer.attempts
+    run.recording.replica, run.recording.attempts = answer.replica, answer.attempts
     run.recording.add(answer.frames)
     run.recording.end()
 
@@ -244,8 +245,8 @@ def _head(run: Run, *, first: bool) -> Headers:
 
 def _tell(run: Run, record: Record, *, first: bool) -> None:
     """What the request's own record takes over. What was used is told once, by the request that used it."""
-    made = run.record
-    record.replica, record.attempts = made.replica, made.attempts
+    record.replica, record.attempts = run.recording.replica, run.recording.attempts
     record.replayed = run.is_replay or not first
     if first and run.executes:
-        record.queued_s, record.usage = made.queued_s, made.usage
+        record.replica, record.attempts = run.record.replica, run.record.attempts
+        record.queued_s, record.usage = run.record.queued_s, run.record.usage

@@ -11,13 +11,17 @@ from app.errors import ClientGone, DeadlinePassed, GatewayError, StoreDown
 from app.gateway.answers import Headers, Sink
 from app.generation import Call
 from app.reliability.recording import Reader, Recording
-from app.reliability.stores.answers import Kept, Claim
+from app.reliability.stores.answers import Claim
 from app.reliability.watch import Watch
 from app.telemetry.record import Record
 from app.wire.sse import numbered
 
 Work = Callable[[Call, Sink, Record], Awaitable[None]]
 """The rest of the way through."""
+
+
+BACKSTOP_S = 1.0
+"""Admission and engines keep the deadline themselves, and say so; a run that is still there then is cut."""
 
 
 class Run:
@@ -70,9 +74,9 @@ class Run:
         if claim is None:
             self._grace_s = 0.0  # nothing is lost if nobody reads
         else:
-            claim.on_lost = self._lost
+            claim.begin(self.recording, self._lost)
             self._grace_s = self._grace_if_ours_s
-            self._expires_at = self.call.expires_at
+            self._expires_at = self.call.expires_at + BACKSTOP_S
         self._aim()
         if self.verdict is not None:
             raise self.verdict
@@ -97,10 +101,6 @@ class Run:
         self.due = math.inf
         self.stop(DeadlinePassed() if now >= self._expires_at else ClientGone())
 
-    def answer(self) -> Kept:
-        recording = self.recording
-        return Kept(self.record.replica, self.record.attempts, recording.frames if recording.kept else None)
-
     def _aim(self) -> None:
         self.due = min(self._expires_at, self._alone_since + self._grace_s)
 
@@ -111,25 +111,23 @@ class Run:
 class Tape:
     """Where a run writes to: the client's side of the connection, played by a recording."""
 
-    def __init__(self, run: Run, claim: Claim) -> None:
+    def __init__(self, run: Run) -> None:
         self.committed = False
         self._run = run
-        self._claim = claim
 
     def also(self, headers: Headers) -> None:
         self._run.headers += headers
 
     async def write(self, block: bytes) -> None:
-        self.committed = True
         run, recording = self._run, self._run.recording
+        if not self.committed:
+            self.committed = True
+            recording.replica, recording.attempts = run.record.replica, run.record.attempts
         if run.call.stream:
-            frames = numbered(block, len(recording))
-        else:
-            frames = [block]
-        recording.add(frames)
-        self._claim.tell(frames, run.record.replica, run.record.attempts)
-        if run.call.stream:
+            recording.add(numbered(block, len(recording)))
             await recording.room()
+        else:
+            recording.add([block])
 
     async def end(self) -> None:
         """Readers are told when the answer is kept."""

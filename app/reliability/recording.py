@@ -24,6 +24,9 @@ class Recording:
         self.error: GatewayError | None = None
         self.kept = True
         """All of it is here. Once false, it stays so."""
+        self.replica = ""
+        self.attempts = 0
+        """Who makes it, and at which attempt."""
         self._max_bytes = max_bytes
         self._max_frames = max_frames
         self._frames: list[bytes] = []
@@ -43,6 +46,12 @@ class Recording:
     @property
     def readers(self) -> int:
         return len(self._readers)
+
+    def since(self, start: int, max_bytes: int) -> tuple[int, list[bytes]]:
+        """Some frames after the first `start`, or after those that are gone; and how many came before them."""
+        start = max(start, self._gone)
+        end = self._end_of(start, max_bytes)
+        return start, self._frames[start - self._gone : end - self._gone]
 
     def add(self, frames: list[bytes]) -> None:
         self._frames += frames
@@ -86,12 +95,17 @@ class Recording:
 
     def block(self, start: int) -> tuple[bytes, int]:
         """What comes after the first `start` frames, in one piece, and how many have been given with it."""
+        _, frames = self.since(start, BLOCK_BYTES)
+        return b"".join(frames), start + len(frames)
+
+    def _end_of(self, start: int, max_bytes: int) -> int:
+        """Where a piece ends that begins there: with the frame that makes it large enough."""
         end = start
         size = 0
-        while end < len(self) and size < BLOCK_BYTES:
+        while end < len(self) and size < max_bytes:
             size += len(self._frames[end - self._gone])
             end += 1
-        return b"".join(self._frames[start - self._gone : end - self._gone]), end
+        return end
 
     @property
     def _is_full(self) -> bool:

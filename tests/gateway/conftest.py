@@ -1,14 +1,19 @@
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.clock import Clock
 from app.engines.base import Engine
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
+from app.reliability.stores import embedded
 from app.settings import Settings
 from tests.support.asgi import Exchange
+from tests.support.inline import Inline
 from tests.support.recorder import Recorder
 
 CHAT = "/v1/chat/completions"
@@ -40,6 +45,7 @@ class House:
         assert self.recorder.in_progress == 0
         assert self.gateway.admission.inside == 0
         assert len(self.gateway.watch) == 0
+        assert len(self.gateway.replays) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
         assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
 
@@ -48,19 +54,25 @@ Build = Callable[..., Awaitable[House]]
 
 
 @pytest.fixture
-async def build() -> AsyncIterator[Build]:
+async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Build]:
     """`await build(a=Scripted(…), b=…, settings={"MAX_CHOICES": 2})`; every house must be empty in the end."""
+    monkeypatch.setattr(embedded, "ThreadPoolExecutor", Inline)
     async with AsyncExitStack() as stack:
 
-        async def make(settings: dict[str, Any] | None = None, **engines: Scripted) -> House:
+        async def make(
+            settings: dict[str, Any] | None = None, clock: Clock = time.monotonic, **engines: Scripted
+        ) -> House:
             recorder = Recorder()
             engines = engines or {"only": Scripted()}
             by_name: dict[str, Engine] = dict(engines)
-            flags = {"LOG_LEVEL": "error", **(settings or {})}
-            gateway = Gateway(Settings.load(env={}, env_file=None, **flags), by_name, backends=[recorder])
+            flags = {"LOG_LEVEL": "error", "STATE_DIR": tmp_path, **(settings or {})}
+            loaded = Settings.load(env={}, env_file=None, **flags)
+            gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder])
             await gateway.prober.round()
             house = House(gateway, recorder, engines)
             stack.callback(gateway.log.close)
+            stack.push_async_callback(gateway.answers.aclose)
+            await stack.enter_async_context(gateway.replays.running(drain_s=0))
             stack.callback(house.assert_all_given_back)
             return house
 

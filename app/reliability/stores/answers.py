@@ -13,6 +13,7 @@ import msgspec
 from app import errors
 from app.errors import GatewayError
 from app.generation import Call
+from app.reliability.recording import Recording
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -34,6 +35,10 @@ class Kept(msgspec.Struct, frozen=True):
     attempts: int
     frames: list[bytes] | None
     """`None`: too large to be kept. The key stays used, all the same."""
+
+    @classmethod
+    def of(cls, recording: Recording) -> "Kept":
+        return cls(recording.replica, recording.attempts, recording.frames if recording.kept else None)
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -75,17 +80,20 @@ class OwnerGone(Exception):
 class Claim(Protocol):
     """The key is ours. Held until `finish` or `release`."""
 
-    followed: bool
-    """Somebody reads along elsewhere."""
-    on_lost: Callable[[], None]
-    """Called if somebody else has the key now, which takes a store that could not be reached for a whole lease."""
-
-    def tell(self, frames: list[bytes], replica: str, attempts: int) -> None:
-        """Those who follow from elsewhere get these, soon."""
+    @property
+    def followed(self) -> bool:
+        """Somebody reads along elsewhere."""
         ...
 
-    async def finish(self, answer: Kept) -> None:
-        """Keep it. May be tried again after `StoreDown`: the key stays ours."""
+    def begin(self, recording: Recording, on_lost: Callable[[], None]) -> None:
+        """Those who follow from elsewhere get what is recorded, soon after it is.
+
+        `on_lost`: somebody else has the key now. It takes a store that could not be reached for a whole lease.
+        """
+        ...
+
+    async def finish(self, recording: Recording) -> None:
+        """Keep the answer. May be tried again after `StoreDown`: the key stays ours."""
         ...
 
     async def release(self, error: GatewayError) -> None:
@@ -101,8 +109,6 @@ class Elsewhere(Protocol):
         """Raises `OwnerGone` when that gateway is."""
         ...
 
-    async def aclose(self) -> None: ...
-
 
 class AnswerStore(Protocol):
     async def claim(self, key: Key) -> Claim | Kept | Elsewhere:
@@ -113,5 +119,8 @@ class AnswerStore(Protocol):
         """The same without claiming it."""
         ...
 
-    async def aclose(self) -> None: ...
+    async def run(self) -> None:
+        """What is to be done beside, for as long as the gateway lives."""
+        ...
 
+    async def aclose(self) -> None: ...

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 from app.errors import GatewayError, KeyInFlight, KeyReused, StoreDown
+from app.reliability.recording import Recording
 from app.reliability.stores.answer_file import AnswerFile
 from app.reliability.stores.answers import Kept, Key
 
@@ -28,6 +29,7 @@ class EmbeddedAnswers:
         self._thread = ThreadPoolExecutor(1, "answers")
         self._running: dict[str, bytes] = {}
         self._down = False
+        self._closed = False
 
     async def claim(self, key: Key) -> "Kept | Held":
         """The one thread answers in turn, so between the look and the claim no other can have come and gone."""
@@ -51,13 +53,18 @@ class EmbeddedAnswers:
     async def put(self, key: Key, answer: Kept) -> None:
         await self._blocking(self._file.put, key, answer)
 
+    async def run(self) -> None:
+        """Nothing: claims are in memory, and expired answers go when others come."""
+
     def release(self, key: Key) -> None:
         self._running.pop(key.scope, None)
 
     async def aclose(self) -> None:
-        with suppress(StoreDown):
-            await self._blocking(self._file.close)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        if not self._closed:
+            with suppress(StoreDown):
+                await self._blocking(self._file.close)
+            self._closed = True
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _check_running(self, key: Key) -> None:
         holder = self._running.get(key.scope)
@@ -88,13 +95,12 @@ class Held:
     def __init__(self, store: EmbeddedAnswers, key: Key) -> None:
         self._store = store
         self._key = key
-        self.on_lost: Callable[[], None] = lambda: None
 
-    def tell(self, frames: list[bytes], replica: str, attempts: int) -> None:
+    def begin(self, recording: Recording, on_lost: Callable[[], None]) -> None:
         """Readers of this process read the recording itself."""
 
-    async def finish(self, answer: Kept) -> None:
-        await self._store.put(self._key, answer)
+    async def finish(self, recording: Recording) -> None:
+        await self._store.put(self._key, Kept.of(recording))
         self._store.release(self._key)
 
     async def release(self, error: GatewayError) -> None:
