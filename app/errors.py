@@ -5,6 +5,8 @@ Lower floors raise these; `app.wire.errors` translates them to HTTP once. Every 
 
 from enum import StrEnum
 
+from app.tenant import Standing
+
 
 class Outcome(StrEnum):
     """The one vocabulary for how a request ended, in logs, metrics and the journal."""
@@ -124,11 +126,22 @@ class RateLimited(ClientError):
     outcome = Outcome.RATE_LIMITED
     default = "The rate limit is reached."
 
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        code: str | None = None,
+        retry_after: float | None = None,
+        standing: tuple[Standing, ...] = (),
+    ) -> None:
+        super().__init__(message, code=code, retry_after=retry_after)
+        self.standing = standing
+        """How all limits stand that this request met, for the answer's headers."""
 
-class LargerThanLimit(ClientError):
+
+class LargerThanLimit(RateLimited):
     """No waiting helps: the request alone is more than the limit ever allows at once."""
 
-    outcome = Outcome.RATE_LIMITED
     should_retry = False
     default = "This request alone is larger than the token limit allows: ask for fewer tokens."
 
@@ -153,6 +166,12 @@ class ClientGone(GatewayError):
 
     outcome = Outcome.CLIENT_GONE
     default = "The client is gone."
+
+
+class ClientStalled(ClientGone):
+    """It is there, and took nothing of its answer for too long."""
+
+    default = "The client has stopped reading its answer."
 
 
 # --- our doing ----------------------------------------------------------------------------------------------------
@@ -199,6 +218,8 @@ class DeadlinePassed(GatewayError):
 class EngineError(GatewayError):
     """An engine did not do its part."""
 
+    blames_engine = True
+    """It speaks against the replica; too much of that and it gets a pause."""
     detail: str = ""
     """What the engine itself said, cut short. For the log only: it may carry stacks and addresses."""
 
@@ -264,6 +285,7 @@ class EngineBusy(EngineError):
 
     outcome = Outcome.QUEUE_FULL
     retryable = True
+    blames_engine = False
     default = "Every engine that serves this model is busy."
 
 
@@ -271,6 +293,7 @@ class EngineRefused(EngineError):
     """It refused the request itself (its 4xx): the client's doing, and the same on every replica."""
 
     outcome = Outcome.CLIENT_ERROR
+    blames_engine = False
     default = "The engine that serves this model refused the request."
 
 

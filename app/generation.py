@@ -26,6 +26,10 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
 
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
 
 class Call(msgspec.Struct, frozen=True):
     """One request, parsed and checked. `body` is the client's own bytes, unless a field had to change."""
@@ -39,6 +43,8 @@ class Call(msgspec.Struct, frozen=True):
     stream: bool = False
     shows_usage: bool = False
     """The client asked for the usage event; otherwise it is read and kept from the client."""
+    counts_along: bool = False
+    """The engine is asked to tell with each event what is used so far, which the client does not get to see."""
     prompt_bytes: int = 0
     max_tokens: int | None = None
     choices: int = 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from app.errors import EngineBroken, EngineError
 from app.generation import Call
+from app.reliability.limit import Load
 from app.wire.sse import DONE, event
 
 
@@ -94,6 +95,9 @@ class Scripted:
 
     async def models(self) -> dict[str, int | None]:
         return self.serves
+
+    async def load(self) -> Load | None:
+        return Load(waiting=0, running=self.running, kv_share=None)
 
     async def aclose(self) -> None:
         """Nothing is held."""

@@ -21,7 +21,7 @@ from app.cluster.replica import Replica
 from app.engines.base import Engine
 from app.engines.http import HttpEngine
 from app.engines.http import Timeouts as EngineTimeouts
-from app.gateway.admission import Admission
+from app.gateway.admission import Admission, Ticket
 from app.gateway.behind import fastapi_app
 from app.gateway.dispatch import Dispatch
 from app.gateway.edge import Edge, EdgeLimits
@@ -31,22 +31,35 @@ from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.replays import Replays
 from app.gateway.routing import POLICIES
-from app.reliability.retry import Retry
+from app.reliability.circuit import Circuit
+from app.reliability.estimates import Estimates
+from app.reliability.fair_queue import FairQueue, Fifo, Queue
+from app.reliability.hedge import HedgeDelay
+from app.reliability.limit import AdaptiveLimit
+from app.reliability.quota import LocalQuota
+from app.reliability.retry import Retry, RetryBudget
 from app.reliability.stores.answer_file import AnswerFile
 from app.reliability.stores.answer_keys import AnswerKeys
 from app.reliability.stores.answers import AnswerStore
 from app.reliability.stores.embedded import EmbeddedAnswers
 from app.reliability.stores.redis import SharedStore, UnusableStore
+from app.reliability.stores.redis_quota import RedisQuota
 from app.reliability.stores.shared import SharedAnswers
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
-from app.telemetry.base import EngineChanged, Everyone, StoreChanged, Telemetry
+from app.telemetry.base import CircuitChanged, EngineChanged, Everyone, StoreChanged, Telemetry
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
 from app.version import VERSION
 
 GARBAGE_THRESHOLD = 20_000
 """New objects between two looks for garbage; Python's own 700 is a dozen requests."""
+
+ADAPTED = 16
+"""An adaptive limit may become so many times what it started with."""
+
+LONGEST_PAUSES = 12
+"""How many times its first pause a replica that goes on failing rests at most."""
 
 
 class Gateway:
@@ -74,18 +87,21 @@ class Gateway:
         self._on_progress = on_progress
         self._engines: dict[str, LocalEngine] = {}
         self.store = self._shared_store()
+        self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
         self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
         self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
-        self.admission = Admission()
+        self.admission = Admission(self.fleet, self.watch, self._line)
         for name, engine in (self._external_engines() if engines is None else engines).items():
-            self.fleet.add(Replica(name, engine))
+            self.fleet.add(self._replica(name, engine))
         retry = Retry(attempts=settings.routing.max_attempts)
-        dispatch = Dispatch(self.fleet, retry, self.telemetry, clock)
+        budget = RetryBudget(settings.routing.retry_share, clock)
+        hedge = HedgeDelay(settings.routing.hedge_share, clock)
+        dispatch = Dispatch(self.fleet, retry, budget, hedge, self.telemetry, clock)
         endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), int(_unix_now()))
         behind = fastapi_app(endpoints, self._lifespan)
         self.answers = self._answers()
         self.replays = Replays(self.answers, settings.idempotency, self.watch)
-        pipeline = Pipeline(self.replays, self.admission, dispatch)
+        pipeline = Pipeline(self.replays, self.fleet, Estimates(), self.quota, self.admission, dispatch)
         limits, paths = self._edge_limits(), endpoints.paths
         self.app = Edge(behind, self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
         edge = settings.edge
@@ -99,6 +115,8 @@ class Gateway:
                 running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
                 if self.store is not None:
                     running.append(loops.create_task(self.store.keep_watch()))
+                if isinstance(self.quota, RedisQuota):
+                    running.append(loops.create_task(self.quota.run()))
                 running.append(loops.create_task(self.answers.run()))
                 _leave_what_stays_to_the_end()
                 try:
@@ -127,7 +145,7 @@ class Gateway:
         )
         async with launcher:
             for engine in launcher.engines:
-                self.fleet.add(Replica(engine.name, self._http_engine(engine.base_url)))
+                self.fleet.add(self._replica(engine.name, self._http_engine(engine.base_url)))
             yield
 
     def _engine_changed(self, engine: LocalEngine) -> None:
@@ -175,6 +193,25 @@ class Gateway:
     def _external_engines(self) -> dict[str, Engine]:
         return {_host(url): self._http_engine(url) for url in self.settings.engine.urls}
 
+    def _replica(self, name: str, engine: Engine) -> Replica:
+        admission, routing = self.settings.admission, self.settings.routing
+        circuit = Circuit(
+            routing.circuit_failures,
+            routing.circuit_pause_s,
+            LONGEST_PAUSES * routing.circuit_pause_s,
+            self.clock,
+            lambda state: self.telemetry.note(CircuitChanged(name, state.value)),
+        )
+        reserved = int(admission.slots * admission.interactive_share)
+        limit = AdaptiveLimit(admission.slots, 1, ADAPTED * admission.slots) if admission.adaptive else None
+        return Replica(name, engine, slots=admission.slots, reserved=reserved, circuit=circuit, limit=limit)
+
+    def _line(self) -> Queue[Ticket]:
+        admission = self.settings.admission
+        if not admission.backpressure:
+            return Fifo(self.clock)
+        return FairQueue(admission.places, admission.token_places, admission.promote_after_s, self.clock)
+
     def _http_engine(self, url: str) -> HttpEngine:
         limits = self.settings.timeouts
         whole_s = self.settings.edge.request_timeout_s  # unless streamed, the first byte comes when all is made
@@ -185,7 +222,8 @@ class Gateway:
     def _intake(self) -> Intake:
         sampling, edge = self.settings.sampling, self.settings.edge
         defaults = Defaults(sampling.max_tokens, sampling.temperature)
-        return Intake(self.fleet, defaults, edge.max_choices, edge.request_timeout_s)
+        along = self.settings.engine.counts_along
+        return Intake(self.fleet, defaults, edge.max_choices, edge.request_timeout_s, along)
 
     def _edge_limits(self) -> EdgeLimits:
         edge = self.settings.edge

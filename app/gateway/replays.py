@@ -249,4 +249,5 @@ def _tell(run: Run, record: Record, *, first: bool) -> None:
     record.replayed = run.is_replay or not first
     if first and run.executes:
         record.replica, record.attempts = run.record.replica, run.record.attempts
-        record.queued_s, record.usage = run.record.queued_s, run.record.usage
+        record.queued_s, record.events = run.record.queued_s, run.record.events
+        record.usage, record.guessed = run.record.usage, run.record.guessed

@@ -25,6 +25,14 @@ class ReplicaChanged:
 
 
 @dataclass(frozen=True)
+class CircuitChanged:
+    """A replica gets no requests for a while (`open`), one to try (`half_open`), or all again (`closed`)."""
+
+    replica: str
+    state: str
+
+
+@dataclass(frozen=True)
 class EngineChanged:
     """A process that we started, seen by its launcher."""
 
@@ -41,7 +49,7 @@ class StoreChanged:
     reason: str
 
 
-Event = EngineErrorSeen | ReplicaChanged | EngineChanged | StoreChanged
+Event = EngineErrorSeen | ReplicaChanged | CircuitChanged | EngineChanged | StoreChanged
 
 
 class Telemetry(Protocol):

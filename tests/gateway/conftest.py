@@ -10,6 +10,7 @@ from app.clock import Clock
 from app.engines.base import Engine
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
+from app.reliability.quota import LocalQuota
 from app.reliability.stores import embedded
 from app.settings import Settings
 from tests.support.asgi import Exchange
@@ -44,6 +45,9 @@ class House:
     def assert_all_given_back(self) -> None:
         assert self.recorder.in_progress == 0
         assert self.gateway.admission.inside == 0
+        assert self.gateway.admission.waiting == 0
+        if isinstance(self.gateway.quota, LocalQuota):
+            assert self.gateway.quota.running == 0
         assert len(self.gateway.watch) == 0
         assert len(self.gateway.replays) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
