@@ -184,6 +184,8 @@ class Replays:
                     await claim.finish(run.recording)
                     return
                 run.recording.end()
+                if self._closing:
+                    break
                 await self._sleep(KEEP_PAUSE_S)
         except asyncio.CancelledError:
             await claim.release(StoreDown())
