@@ -3,6 +3,7 @@
 import logging
 import os
 import sqlite3
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -14,32 +15,34 @@ log = logging.getLogger("gllm")
 
 ROW_BYTES = 256
 """What a row takes beside its answer, roughly."""
-AT_ONCE = 256
-"""Rows cleared away at a time, so that no request waits for all of yesterday's."""
+AT_ONCE = 16
+"""Old rows cleared away with each new one, so that no request waits for all of yesterday's."""
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _UNKEPT = Kept("", 0, None)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Kept).decode
 
+# Numbered as they come, so the lowest are the oldest and age needs no index: each costs a page of writing an answer.
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS answers (
-    scope TEXT PRIMARY KEY, fingerprint BLOB NOT NULL, expires REAL NOT NULL, size INTEGER NOT NULL, answer BLOB
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    scope TEXT NOT NULL UNIQUE,
+    fingerprint BLOB NOT NULL,
+    expires REAL NOT NULL,
+    size INTEGER NOT NULL,
+    answer BLOB
 );
-CREATE INDEX IF NOT EXISTS by_age ON answers (expires);
-CREATE INDEX IF NOT EXISTS whole_by_age ON answers (expires) WHERE answer IS NOT NULL;
 """
 _FIND = "SELECT fingerprint, answer FROM answers WHERE scope = ? AND expires > ?"
-_PUT = "INSERT INTO answers VALUES (?, ?, ?, ?, ?)"
+_PUT = "INSERT INTO answers (scope, fingerprint, expires, size, answer) VALUES (?, ?, ?, ?, ?)"
 _DROP = "DELETE FROM answers WHERE scope = ? RETURNING size"
-_DROP_EXPIRED = """DELETE FROM answers WHERE scope IN
-    (SELECT scope FROM answers WHERE expires <= ? ORDER BY expires LIMIT ?) RETURNING size"""
-_OLDEST_WHOLE = "SELECT scope, size FROM answers WHERE answer IS NOT NULL ORDER BY expires LIMIT 1"
-_FORGET = f"UPDATE answers SET answer = NULL, size = {ROW_BYTES} WHERE scope = ?"
-_DROP_OLDEST = """DELETE FROM answers WHERE scope IN
-    (SELECT scope FROM answers ORDER BY expires LIMIT ?) RETURNING size"""
+_OLDEST = "SELECT number, expires FROM answers ORDER BY number LIMIT ?"
+_DROP_UNTIL = "DELETE FROM answers WHERE number <= ? RETURNING size"
+_OLDEST_WHOLE = "SELECT number, size FROM answers WHERE number > ? AND answer IS NOT NULL ORDER BY number LIMIT 1"
+_FORGET = f"UPDATE answers SET answer = NULL, size = {ROW_BYTES} WHERE number = ?"
 
 
 class AnswerFile:
@@ -55,6 +58,8 @@ class AnswerFile:
         self._now = unix_now
         self._db: sqlite3.Connection | None = None
         self._bytes = 0
+        self._forgotten = 0
+        """Up to this number no row has its answer any more."""
 
     def find(self, scope: str) -> tuple[bytes, Kept] | None:
         """The fingerprint it was used with, and the answer."""
@@ -82,7 +87,9 @@ class AnswerFile:
 
     def _add(self, db: sqlite3.Connection, key: Key, data: bytes | None) -> None:
         now = self._now()
-        self._bytes -= _sizes(db.execute(_DROP_EXPIRED, (now, AT_ONCE)))
+        old = list(takewhile(lambda row: row[1] <= now, db.execute(_OLDEST, (AT_ONCE,))))
+        if old:
+            self._drop(db, old[-1][0])
         self._bytes -= _sizes(db.execute(_DROP, (key.scope,)))
         size = ROW_BYTES + len(data or b"")
         db.execute(_PUT, (key.scope, key.fingerprint, now + self._kept_s, size, data))
@@ -90,11 +97,18 @@ class AnswerFile:
 
     def _make_room(self, db: sqlite3.Connection) -> None:
         """The oldest answers go first, then the oldest keys: that one was used is worth more than its answer."""
-        while self._bytes > self._max_bytes and (oldest := db.execute(_OLDEST_WHOLE).fetchone()):
-            db.execute(_FORGET, oldest[:1])
-            self._bytes -= oldest[1] - ROW_BYTES
-        if self._bytes > self._max_bytes:
-            self._bytes -= _sizes(db.execute(_DROP_OLDEST, (AT_ONCE,)))
+        while self._bytes > self._max_bytes:
+            whole = db.execute(_OLDEST_WHOLE, (self._forgotten,)).fetchone()
+            if whole is None:
+                self._drop(db, db.execute(_OLDEST, (AT_ONCE,)).fetchall()[-1][0])
+                return
+            self._forgotten, size = whole
+            db.execute(_FORGET, (self._forgotten,))
+            self._bytes -= size - ROW_BYTES
+
+    def _drop(self, db: sqlite3.Connection, number: int) -> None:
+        """This one, and all before it."""
+        self._bytes -= _sizes(db.execute(_DROP_UNTIL, (number,)))
 
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
@@ -102,6 +116,7 @@ class AnswerFile:
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # answers are nobody else's business
             self._db = db = sqlite3.connect(self._path, timeout=0.5)
             db.executescript(_SCHEMA)
+            self._forgotten = 0
             self._bytes = db.execute("SELECT coalesce(sum(size), 0) FROM answers").fetchone()[0]
         return self._db
 

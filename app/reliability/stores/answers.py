@@ -4,9 +4,10 @@ A key is free, or claimed by the one run that answers it, or answered. A store s
 key. Everything here raises `StoreDown` if it cannot be done in time; nothing waits for a store without a limit.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import msgspec
 
@@ -101,13 +102,12 @@ class Claim(Protocol):
         ...
 
 
-@runtime_checkable
-class Elsewhere(Protocol):
+class Elsewhere(ABC):
     """Another gateway answers, and we may read along."""
 
+    @abstractmethod
     async def next(self) -> Batch:
         """Raises `OwnerGone` when that gateway is."""
-        ...
 
 
 class AnswerStore(Protocol):

@@ -6,7 +6,7 @@ import msgspec
 
 from app.errors import ClientGone, Draining, NotReplayable, StoreDown
 from app.reliability.stores.answer_keys import FOLLOWED_S, AnswerKeys
-from app.reliability.stores.answers import Batch, Kept, Key, OwnerGone
+from app.reliability.stores.answers import Batch, Elsewhere, Kept, Key, OwnerGone
 
 LOOK_S = 0.05
 """Between two looks for a batch."""
@@ -18,7 +18,7 @@ _batch = msgspec.msgpack.Decoder(Batch).decode
 kept_of = msgspec.msgpack.Decoder(Kept).decode
 
 
-class Followed:
+class Followed(Elsewhere):
     def __init__(self, keys: AnswerKeys, key: Key, owner: str) -> None:
         self._keys = keys
         self._key = key
