@@ -7,6 +7,7 @@ from app.gateway.dispatch import Dispatch
 from app.gateway.replays import Replays
 from app.generation import Call
 from app.reliability.estimates import Estimates
+from app.reliability.ledger import Ledger
 from app.reliability.quota import Quota
 from app.telemetry.record import Record
 from app.wire.limits import limit_headers
@@ -21,6 +22,7 @@ class Pipeline:
         quota: Quota,
         admission: Admission,
         dispatch: Dispatch,
+        ledger: Ledger,
     ) -> None:
         self._replays = replays
         self._fleet = fleet
@@ -28,6 +30,7 @@ class Pipeline:
         self._quota = quota
         self._admission = admission
         self._dispatch = dispatch
+        self._ledger = ledger
 
     async def serve(self, call: Call, out: Sink, record: Record) -> None:
         if call.key is None:
@@ -49,3 +52,5 @@ class Pipeline:
             finally:
                 used = record.usage
                 reservation.used = 0 if used is None else used.tokens
+                if used is not None:
+                    self._ledger.add(call.tenant.name, call.model, used)

@@ -10,7 +10,6 @@ from app.clock import Clock
 from app.engines.base import Engine
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
-from app.reliability.quota import LocalQuota
 from app.reliability.stores import embedded
 from app.settings import Settings
 from tests.support.asgi import Exchange
@@ -46,8 +45,7 @@ class House:
         assert self.recorder.in_progress == 0
         assert self.gateway.admission.inside == 0
         assert self.gateway.admission.waiting == 0
-        if isinstance(self.gateway.quota, LocalQuota):
-            assert self.gateway.quota.running == 0
+        assert self.gateway.quota.running == 0
         assert len(self.gateway.watch) == 0
         assert len(self.gateway.replays) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
@@ -69,7 +67,7 @@ async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             recorder = Recorder()
             engines = engines or {"only": Scripted()}
             by_name: dict[str, Engine] = dict(engines)
-            flags = {"LOG_LEVEL": "error", "STATE_DIR": tmp_path, **(settings or {})}
+            flags = {"LOG_LEVEL": "error", "STATE_DIR": tmp_path / "state", **(settings or {})}
             loaded = Settings.load(env={}, env_file=None, **flags)
             gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder])
             await gateway.prober.round()
@@ -77,6 +75,7 @@ async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             stack.callback(gateway.log.close)
             stack.push_async_callback(gateway.answers.aclose)
             await stack.enter_async_context(gateway.replays.running(drain_s=0))
+            stack.push_async_callback(gateway.books.aclose)
             stack.callback(house.assert_all_given_back)
             return house
 
