@@ -59,6 +59,11 @@ class Metrics:
         self._replicas = Gauge(
             "gllm_replica_ready", "Whether a replica answers (1) or not (0)", ["replica"], registry=registry
         )
+        self._replayed = Counter(
+            "gllm_replayed_requests",
+            "Requests answered by an earlier one with their idempotency key",
+            registry=registry,
+        )
         self._slow_readers = Counter(
             "gllm_slow_readers", "Clients cut off because they stopped reading", registry=registry
         )
@@ -87,6 +92,8 @@ class Metrics:
         self._outcomes[record.outcome].inc()
         if record.error == ClientStalled.__name__:
             self._slow_readers.inc()
+        if record.replayed:
+            self._replayed.inc()
         if record.endpoint in GENERATIONS:
             self._generated(record)
 

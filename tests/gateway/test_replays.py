@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from app.errors import Draining, GatewayError, StoreDown
@@ -17,6 +18,7 @@ from app.reliability.stores.embedded import EmbeddedAnswers
 from app.reliability.watch import Watch
 from app.settings import Idempotency
 from app.telemetry.record import Record
+from app.tenant import Tenant
 from tests.support.clock import FakeClock
 from tests.support.inline import Inline
 from tests.support.until import until
@@ -72,10 +74,10 @@ class House:
         self.pauses += 1
         await self.awake.wait()
 
-    async def ask(self) -> Client:
+    async def ask(self, call: Call = CALL) -> Client:
         client = Client()
         record = Record("req", Route.CHAT, "POST", 0.0)
-        await self.replays.serve(CALL, client, record, self._work)
+        await self.replays.serve(call, client, record, self._work)
         return client
 
     async def _work(self, call: Call, out: Sink, record: Record) -> None:
@@ -92,6 +94,21 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     assert len(house.replays) == 0
     assert len(house.watch) == 0
     await house.store.aclose()
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_tenants_do_not_see_each_others_keys(house: House, running: bool) -> None:
+    """Not even that they are used, and for what."""
+    other = msgspec.structs.replace(CALL, tenant=Tenant("other"), fingerprint=b"another body")
+    async with house.replays.running(drain_s=5):
+        if running:
+            house.go_on.clear()
+        both = [asyncio.create_task(house.ask(call)) for call in (CALL, other)]
+        await until(lambda: house.executions == 2)
+        house.go_on.set()
+        assert [(await asking).body for asking in both] == [b"answer"] * 2
+        await house.ask(other)
+    assert house.executions == 2
 
 
 async def test_a_full_disk_holds_up_no_client_and_gets_the_answer_when_there_is_room(house: House) -> None:
