@@ -31,6 +31,7 @@ from app.gateway.endpoints import PROBED, Endpoints
 from app.gateway.intake import Defaults, Intake
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
+from app.gateway.replays import Replays
 from app.gateway.routing import POLICIES
 from app.reliability.circuit import Circuit
 from app.reliability.estimates import Estimates
@@ -41,9 +42,14 @@ from app.reliability.ledger import Ledger
 from app.reliability.limit import AdaptiveLimit
 from app.reliability.quota import LocalQuota
 from app.reliability.retry import Retry, RetryBudget
+from app.reliability.stores.answer_file import AnswerFile
+from app.reliability.stores.answer_keys import AnswerKeys
+from app.reliability.stores.answers import AnswerStore
 from app.reliability.stores.books import Books
+from app.reliability.stores.embedded import EmbeddedAnswers
 from app.reliability.stores.redis import SharedStore, UnusableStore
 from app.reliability.stores.redis_quota import RedisQuota
+from app.reliability.stores.shared import SharedAnswers
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
 from app.telemetry.base import CircuitChanged, EngineChanged, Everyone, StoreChanged, Telemetry, TenantsRead
@@ -102,10 +108,14 @@ class Gateway:
         budget = RetryBudget(settings.routing.retry_share, clock)
         hedge = HedgeDelay(settings.routing.hedge_share, clock)
         dispatch = Dispatch(self.fleet, retry, budget, hedge, self.telemetry, clock)
-        endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), _unix_now())
+        endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), int(_unix_now()))
         admin = Admin(self.books)
         behind = fastapi_app(endpoints, admin, self._lifespan)
-        pipeline = Pipeline(self.fleet, Estimates(), self.quota, self.admission, dispatch, self.books.ledger)
+        self.answers = self._answers()
+        self.replays = Replays(self.answers, settings.idempotency, self.watch)
+        pipeline = Pipeline(
+            self.replays, self.fleet, Estimates(), self.quota, self.admission, dispatch, self.books.ledger
+        )
         limits, paths = self._edge_limits(), endpoints.paths | admin.paths
         self.app = Edge(behind, self._door(), self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
         edge = settings.edge
@@ -124,15 +134,18 @@ class Gateway:
                     running.append(loops.create_task(self.store.keep_watch()))
                 if isinstance(self.quota, RedisQuota):
                     running.append(loops.create_task(self.quota.run()))
+                running.append(loops.create_task(self.answers.run()))
                 _leave_what_stays_to_the_end()
                 try:
-                    yield
+                    async with self.replays.running(self.settings.listen.drain_s):
+                        yield
                 finally:
                     for loop in running:
                         loop.cancel()
         finally:
             for replica in self.fleet.replicas:
                 await replica.engine.aclose()
+            await self.answers.aclose()
             await self.books.aclose()
             if self.store is not None:
                 await self.store.aclose()
@@ -201,6 +214,14 @@ class Gateway:
         except UnusableStore as error:
             raise BadSetting(str(error)) from None
 
+    def _answers(self) -> AnswerStore:
+        """Finished answers: shared, or in a file that a restart finds again."""
+        rules = self.settings.idempotency
+        if self.store is not None:
+            return SharedAnswers(AnswerKeys(self.store, self.clock, rules.kept_s, rules.lease_s))
+        path = self.settings.storage.state_dir / "answers.sqlite"
+        return EmbeddedAnswers(AnswerFile(path, rules.disk_bytes, rules.kept_s, _unix_now))
+
     def _store_changed(self, available: bool, reason: str) -> None:
         self.telemetry.note(StoreChanged(available, reason))
 
@@ -265,5 +286,5 @@ def _utc_today() -> date:
     return datetime.now(UTC).date()
 
 
-def _unix_now() -> int:
-    return int(datetime.now(UTC).timestamp())
+def _unix_now() -> float:
+    return datetime.now(UTC).timestamp()
