@@ -21,7 +21,7 @@ def table(rows: Sequence[Row]) -> str:
     """In Markdown, as the documents have it, and aligned, as people read it."""
     names = list(rows[0])
     lines = [names, *([_written(row.get(name)) for name in names] for row in rows)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(names))]
+    widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(names))]
     written = ["| " + " | ".join(_set(line, widths)) + " |" for line in lines]
     rule = "| " + " | ".join("-" * (width - 1) + ":" if index else "-" * width for index, width in enumerate(widths))
     return "\n".join([written[0], f"{rule} |", *written[1:]])
