@@ -82,7 +82,8 @@ def test_a_client_that_does_not_come_back_costs_the_engine_no_more_than_the_grac
 
 
 def test_a_killed_gateways_key_is_free_when_its_lease_has_run_out(engine: Engine, start: Start, redis_url: str) -> None:
-    owner, other = (start(name, REDIS_URL=redis_url, IDEMPOTENCY_LEASE="1.5") for name in ("owner", "other"))
+    settings = {"REDIS_URL": redis_url, "REDIS_TIMEOUT": "2", "IDEMPOTENCY_LEASE": "1.5"}
+    owner, other = (start(name, **settings) for name in ("owner", "other"))
     with owner.http.stream("POST", "/v1/completions", json=LONG, headers=KEYED) as answer:
         next(answer.iter_raw())
         owner.kill()
