@@ -15,7 +15,7 @@ import httptools
 _A_TOKEN = re.compile(rb'"content": ?"[^"]')
 """An event of a stream that brings text; the first one usually brings a role and nothing else."""
 
-_HEADERS_KEPT = (b"retry-after", b"x-gllm-reason", b"idempotent-replayed", b"x-gllm-attempts")
+_HEADERS_KEPT = (b"retry-after", b"x-gllm-reason", b"idempotent-replayed")
 
 
 class End(StrEnum):

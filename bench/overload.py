@@ -9,10 +9,11 @@ served without bound (`ENABLE_BACKPRESSURE=false`) stands beside it: there every
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from bench import scenario
-from bench.client import End
+from bench.client import End, Seen
 from bench.engine import Shape
 from bench.figures import Cell, Row, of
 from bench.machine import Meter
@@ -125,6 +126,7 @@ def _outcomes(shots: Sequence[Shot], seconds: float) -> Row:
     good = [seen for seen in ended if seen.end is End.DONE and seen.took_s <= DEADLINE_MS / 1e3]
     refused = [seen for seen in ended if seen.status in (429, 503)]
     firsts = [seen.first_token_s for seen in good if seen.first_token_s is not None]
+    gaps = [gap for seen in good for gap in seen.gaps_s]
     waits = [seen.took_s for seen in refused]
 
     def share(count: int) -> Cell:
@@ -139,7 +141,17 @@ def _outcomes(shots: Sequence[Shot], seconds: float) -> Row:
         "refused p99 ms": of(waits, 99),
         "first token p50 ms": of(firsts, 50),
         "first token p99 ms": of(firsts, 99),
+        "between tokens p99 ms": of(gaps, 99),
+        "refused because": ", ".join(f"{count} {reason}" for reason, count in _reasons(refused).most_common()) or None,
     }
+
+
+def _reasons(refused: Sequence[Seen]) -> Counter[str]:
+    """With how long the refused are told to stay away."""
+    reasons: Counter[str] = Counter()
+    for seen in refused:
+        reasons[f"{seen.headers.get('x-gllm-reason')} (again in {seen.headers.get('retry-after')} s)"] += 1
+    return reasons
 
 
 def _number(cell: Cell) -> float:
