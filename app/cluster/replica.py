@@ -75,13 +75,13 @@ class Lease:
     What became of the call is said before that (`succeeded`, `failed`); unsaid, it says nothing about the replica.
     """
 
-    __slots__ = ("_entry", "_on_release", "_settled", "held", "replica")
+    __slots__ = ("_entry", "_on_room", "_settled", "held", "replica")
 
-    def __init__(self, replica: Replica, on_release: Callable[[Replica], None]) -> None:
+    def __init__(self, replica: Replica, on_room: Callable[[Replica], None]) -> None:
         self.replica = replica
         self.held = True
         self._settled = False
-        self._on_release = on_release
+        self._on_room = on_room
         replica.running += 1
         self._entry = replica.circuit.entered()
 
@@ -93,7 +93,11 @@ class Lease:
     def succeeded(self) -> None:
         if not self._settled:
             self._settled = True
-            self.replica.circuit.succeeded(self._entry)
+            circuit = self.replica.circuit
+            before = circuit.state
+            circuit.succeeded(self._entry)
+            if circuit.state is not before:  # it has been on trial: now there is room for more than one
+                self._on_room(self.replica)
 
     def failed(self) -> None:
         if not self._settled:
@@ -107,7 +111,7 @@ class Lease:
                 self._settled = True
                 self.replica.circuit.abandoned(self._entry)
             self.replica.running -= 1
-            self._on_release(self.replica)
+            self._on_room(self.replica)
 
     def __enter__(self) -> Self:
         return self

@@ -1,10 +1,12 @@
-"""What happens in the same moment: room that comes while somebody waits, hang-ups during a hand-over, ends that meet."""
+"""What meets in one moment: room that comes while somebody waits, hang-ups during a hand-over, ends that coincide."""
 
 import asyncio
 
 from app.engines.scripted import Scripted
-from tests.gateway.conftest import Build, asking
+from app.errors import EngineFailed
+from tests.gateway.conftest import Build, House, asking
 from tests.gateway.test_admission import ONE_AT_A_TIME, Crowd, stalling
+from tests.support.clock import FakeClock
 from tests.support.until import until
 
 NORMAL = {b"x-priority": b"normal"}
@@ -37,3 +39,47 @@ async def test_a_newcomer_takes_the_room_that_a_returning_call_avoids(build: Bui
         newcomer = await house.post(asking(user="three"))
         house.engines["well"].go_on.set()
     assert (newcomer.status, newcomer.headers["x-gllm-replica"]) == (200, "sick")
+
+
+async def resting(build: Build, clock: FakeClock) -> House:
+    """Of two replicas one is being given a pause, and knows no trouble any more."""
+    settings = {"MAX_CONCURRENT_REQUESTS": 2, "CIRCUIT_FAILURES": 1, "MAX_ATTEMPTS": 1, "ROUTING_POLICY": "round_robin"}
+    sick = stalling(refuse_with=EngineFailed(), refusals=1)
+    house = await build(settings=settings, clock=clock, sick=sick, well=stalling())
+    assert (await house.post(asking())).status == 502
+    return house
+
+
+async def test_a_replica_that_has_proved_itself_serves_those_that_wait_at_once(build: Build) -> None:
+    clock = FakeClock()
+    house = await resting(build, clock)
+    sick = house.engines["sick"]
+    sick.stall_at = 1
+    async with asyncio.TaskGroup() as tasks:
+        crowd = Crowd(house, tasks)
+        for _ in range(2):
+            await crowd.running()
+        for _ in range(2):
+            await crowd.waiting(stream=True)
+        clock.advance(5)
+        await crowd.running(stream=True)  # whoever comes, it is the first of those that wait who tries
+        await until(lambda: sick.running == 2)
+        for engine in house.engines.values():
+            engine.go_on.set()
+
+
+async def test_when_a_pause_is_over_one_of_those_that_wait_tries(build: Build) -> None:
+    clock = FakeClock()
+    house = await resting(build, clock)
+    async with asyncio.TaskGroup() as tasks:
+        crowd = Crowd(house, tasks)
+        for _ in range(2):
+            await crowd.running()
+        for _ in range(2):
+            await crowd.waiting()
+        clock.advance(5)
+        await house.gateway.prober.round()
+        await until(lambda: house.engines["sick"].running == 1)
+        assert house.gateway.admission.waiting == 1
+        for engine in house.engines.values():
+            engine.go_on.set()
