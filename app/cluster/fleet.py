@@ -75,7 +75,8 @@ class Fleet:
 
     def resize(self, replica: Replica, slots: int) -> None:
         """From now on it may run so many; what runs beyond that may end."""
-        grows, replica.slots = slots > replica.slots, slots
+        grows = slots > replica.slots
+        replica.resize(slots)
         if grows:
             self.on_room(replica)
 

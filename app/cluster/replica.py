@@ -23,6 +23,7 @@ class State(StrEnum):
 
 class Replica:
     __slots__ = (
+        "_began_with",
         "circuit",
         "engine",
         "limit",
@@ -57,10 +58,22 @@ class Replica:
         """How many may run at once."""
         self.reserved = reserved
         """How many of them only interactive calls may take."""
+        self._began_with = slots, reserved
         self.circuit = circuit or Circuit(5, 5.0, 60.0, time.monotonic, lambda state: None)
         self.limit = limit
         """What moves `slots`, if they are to move."""
         self.missed_probes = 0
+
+    @property
+    def taken(self) -> int:
+        """Slots that are not free for everybody."""
+        return max(self.running, min(self.slots, self.running + self.reserved))
+
+    def resize(self, slots: int) -> None:
+        """The reserve keeps its share: a limit that sinks below it would leave nothing to the others."""
+        whole, reserved = self._began_with
+        self.slots = slots
+        self.reserved = slots * reserved // whole
 
     def has_room_for(self, priority: Priority) -> bool:
         return self.running < (self.slots if priority is Priority.INTERACTIVE else self.slots - self.reserved)

@@ -83,3 +83,30 @@ async def test_when_a_pause_is_over_one_of_those_that_wait_tries(build: Build) -
         assert house.gateway.admission.waiting == 1
         for engine in house.engines.values():
             engine.go_on.set()
+
+
+async def test_a_limit_that_shrinks_leaves_room_for_others_than_interactive_calls(build: Build) -> None:
+    settings = {"MAX_CONCURRENT_REQUESTS": 4, "INTERACTIVE_SHARE": 0.5, "ADAPTIVE_CONCURRENCY": True}
+    house = await build(settings=settings, only=stalling())
+    for slots in (3, 2, 1):
+        house.gateway.fleet.resize(house.gateway.fleet.replicas[0], slots)
+        async with asyncio.TaskGroup() as tasks:
+            await Crowd(house, tasks).running(headers=NORMAL)
+            house.engine.go_on.set()
+        house.engine.go_on.clear()
+
+
+async def test_a_limit_grows_for_those_that_must_not_use_the_reserve(build: Build) -> None:
+    settings = {"MAX_CONCURRENT_REQUESTS": 4, "INTERACTIVE_SHARE": 0.5, "ADAPTIVE_CONCURRENCY": True}
+    house = await build(settings=settings, only=stalling())
+    async with asyncio.TaskGroup() as tasks:
+        crowd = Crowd(house, tasks)
+        for _ in range(2):
+            await crowd.running(headers=NORMAL)
+        for _ in range(2):
+            await crowd.waiting(headers=NORMAL)
+        for _ in range(2):
+            await house.gateway.prober.round()
+        assert house.gateway.fleet.slots("demo") == 6
+        await until(lambda: house.engine.running == 3)
+        house.engine.go_on.set()
