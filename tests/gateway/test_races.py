@@ -1,9 +1,12 @@
 """What meets in one moment: room that comes while somebody waits, hang-ups during a hand-over, ends that coincide."""
 
 import asyncio
+from typing import Any
 
+from app.cluster.replica import State
 from app.engines.scripted import Scripted
-from app.errors import EngineFailed
+from app.errors import EngineFailed, EngineUnreachable
+from app.reliability.circuit import CircuitState
 from tests.gateway.conftest import Build, House, asking
 from tests.gateway.test_admission import ONE_AT_A_TIME, Crowd, stalling
 from tests.support.clock import FakeClock
@@ -110,3 +113,42 @@ async def test_a_limit_grows_for_those_that_must_not_use_the_reserve(build: Buil
         assert house.gateway.fleet.slots("demo") == 6
         await until(lambda: house.engine.running == 3)
         house.engine.go_on.set()
+
+
+# --- two tries at once --------------------------------------------------------------------------------------------
+
+
+async def hedging(build: Build, **settings: Any) -> House:
+    """It knows by now what is slow."""
+    settings = {"HEDGE_SHARE": 0.2, "ROUTING_POLICY": "round_robin", "MAX_ATTEMPTS": 1, **settings}
+    house = await build(settings=settings, a=Scripted(), b=Scripted())
+    for _ in range(60):
+        assert (await house.post(asking(stream=True))).status == 200
+    return house
+
+
+async def test_a_second_try_that_goes_on_and_breaks_speaks_against_its_replica(build: Build) -> None:
+    house = await hedging(build, CIRCUIT_FAILURES=1)
+    house.engines["a"].stall_at = 0
+    house.engines["b"].break_at = 2
+    broken = await house.post(asking(stream=True))
+    assert broken.events()[-1]["error"]["code"] == "engine_interrupted"
+    assert broken.headers["x-gllm-replica"] == "b"
+    a, b = house.gateway.fleet.replicas
+    assert (a.circuit.state, b.circuit.state) == (CircuitState.CLOSED, CircuitState.OPEN)
+
+
+async def test_of_two_tries_the_one_that_could_not_be_reached_is_not_asked_again(build: Build) -> None:
+    house = await hedging(build)
+    for engine, error in zip(house.engines.values(), (EngineFailed, EngineUnreachable), strict=True):
+        engine.stall_at = engine.break_at = 0
+        engine.break_with = error
+    a, b = house.engines.values()
+    async with asyncio.TaskGroup() as tasks:
+        failed = await Crowd(house, tasks).running(stream=True)
+        await until(lambda: b.running == 1)
+        for engine in (a, b):
+            engine.go_on.set()
+            await until(lambda ended=engine: ended.running == 0)  # type: ignore[misc]
+    assert (failed.status, failed.error["code"], failed.headers["x-should-retry"]) == (502, "engine_failed", "false")
+    assert [replica.state for replica in house.gateway.fleet.replicas] == [State.READY, State.FAILING]
