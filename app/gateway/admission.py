@@ -257,10 +257,14 @@ class Admission:
             self._empty.set()
 
     def take(self, ticket: Ticket, *, anew: bool = True) -> bool:
-        """A lease at once, if there is room and nobody waits for it with a better right."""
+        """A lease at once, if there is room that nobody waits for with a better right.
+
+        Those that wait are served first. What they leave is room that they must not have: they avoid its replica, or
+        it is reserved for others.
+        """
         waiting = self._lines.get(ticket.call.model)
         if anew and waiting is not None and len(waiting):
-            return False
+            self._serve(waiting)
         lease = self._fleet.lease(ticket.call, ticket.avoiding)
         if lease is None:
             return False
@@ -300,21 +304,21 @@ class Admission:
 
     def _hand_on(self, replica: Replica) -> None:
         """A slot is free. Of several models that it could serve, the one goes first that has waited longest."""
-        lines = [(model, line) for model in replica.models if (line := self._lines.get(model)) and len(line)]
+        lines = [line for model in replica.models if (line := self._lines.get(model)) and len(line)]
         if len(lines) > 1:
-            lines.sort(key=lambda each: each[1].queue.oldest_since() or 0.0)
-        for model, line in lines:
-            self._serve(model, line)
+            lines.sort(key=lambda line: line.queue.oldest_since() or 0.0)
+        for line in lines:
+            self._serve(line)
 
     def _is_wanted(self, replica: Replica) -> bool:
         return any(len(line) for model in replica.models if (line := self._lines.get(model)) is not None)
 
     def _look_again(self) -> None:
-        for model, line in self._lines.items():
+        for line in self._lines.values():
             if len(line):
-                self._serve(model, line)
+                self._serve(line)
 
-    def _serve(self, model: str, line: Line) -> None:
+    def _serve(self, line: Line) -> None:
         for ticket in list(line.returning):
             if self._grant(ticket):
                 line.returning.remove(ticket)
