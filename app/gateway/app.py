@@ -83,7 +83,7 @@ class Gateway:
         self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
         self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
         self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
-        self.admission = Admission(self.fleet, self.watch, self._line)
+        self.admission = Admission(self.fleet, self.watch, self._line, refuses_early=settings.admission.backpressure)
         self.supply = Supply(settings, self.fleet, self.watch, self.telemetry, on_progress)
         self.supply.add(engines)
         self.answers = self._answers()

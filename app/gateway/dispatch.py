@@ -11,7 +11,7 @@ from app.errors import EngineBusy, EngineError, EngineUnreachable, NoReplica
 from app.gateway.admission import Ticket
 from app.gateway.answers import Sink
 from app.gateway.hedge import Race
-from app.generation import Call, Expected, Usage
+from app.generation import Call, Usage
 from app.reliability.hedge import HedgeDelay
 from app.reliability.retry import Retry, RetryBudget
 from app.telemetry.base import EngineErrorSeen, Telemetry
@@ -75,7 +75,7 @@ class Dispatch:
                 record.usage, record.events = None, 0
             elif record.usage is None:
                 record.guessed = True
-                record.usage = _guess(call, ticket.expected, record)
+                record.usage = _guess(call, ticket, record)
 
     def _pause_after(
         self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
@@ -164,8 +164,11 @@ def _advise(error: EngineError, replicas: int) -> None:
         error.should_retry = False
 
 
-def _guess(call: Call, expected: Expected, record: Record) -> Usage:
-    """For an engine that does not tell, or did not come to it. An event is about a token."""
+def _guess(call: Call, ticket: Ticket, record: Record) -> Usage:
+    """For an engine that does not tell, or did not come to it. An event is about a token; of a whole answer that was
+    left, as much is made as there was time for."""
+    expected = ticket.expected
     if call.stream:
         return Usage(expected.prompt_tokens, record.events)
-    return Usage(expected.prompt_tokens, expected.output_tokens if record.status == 200 else 0)
+    part = 1.0 if record.status == 200 else ticket.part_done
+    return Usage(expected.prompt_tokens, round(part * expected.output_tokens))

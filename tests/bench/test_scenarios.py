@@ -10,15 +10,7 @@ import pytest
 
 from tests.support.processes import ROOT, clean_environment
 
-LATE_STARTS = pytest.mark.xfail(reason="the line admits what can still begin before its deadline, not what can end")
-FULL_FOR_ALL = pytest.mark.xfail(reason="a queue that one tenant has filled refuses every other tenant")
-
-SCENARIOS = (
-    pytest.param("overload", marks=LATE_STARTS),
-    pytest.param("fairness", marks=FULL_FOR_ALL),
-    "twins",
-    "hangups",
-)
+SCENARIOS = ("overload", "fairness", "twins", "hangups")
 
 
 def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
