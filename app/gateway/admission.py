@@ -236,6 +236,10 @@ class Admission:
     def waiting(self) -> int:
         return sum(map(len, self._lines.values()))
 
+    @property
+    def tokens_waiting(self) -> int:
+        return sum(line.queue.tokens for line in self._lines.values())
+
     def line(self, model: str) -> Line:
         line = self._lines.get(model)
         if line is None:  # only models that a replica serves come here, so there are few
