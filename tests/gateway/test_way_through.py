@@ -217,8 +217,7 @@ async def test_while_draining_new_work_is_refused_and_running_work_finishes(buil
 
 
 async def test_an_unforeseen_defect_is_a_500_that_says_nothing(build: Build) -> None:
-    house = await build(only=Scripted())
-    house.engine._blocks = lambda call: 1 / 0  # type: ignore[assignment,method-assign,return-value]
+    house = await build(only=Scripted(script=lambda call: 1 / 0))  # type: ignore[arg-type,return-value]
     done = await house.post(asking())
     assert (done.status, done.error["code"]) == (500, "internal_error")
     assert "division" not in done.body.decode()
