@@ -59,7 +59,7 @@ class Answer:
 
     async def fail(self, error: GatewayError) -> None:
         close = self._client.answer_is_last()
-        await send_error(self._asgi_send, error, self._record, close=close, also=self._also)
+        await send_error(self._send, error, self._record, close=close, also=self._also)
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Ends when the client has taken it, or the server has room to hold it for the client."""

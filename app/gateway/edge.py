@@ -3,6 +3,7 @@
 FastAPI's routing alone costs more than everything else a call passes (docs/adr/0005), so hot paths never reach it.
 """
 
+import asyncio
 import logging
 import random
 import re
@@ -16,6 +17,7 @@ from app.errors import (
     BodyTooLarge,
     BodyTooSlow,
     ClientGone,
+    Draining,
     GatewayError,
     InvalidRequest,
     NotAllowed,
@@ -96,6 +98,11 @@ class Edge:
                 await self._serve_behind(scope, receive, send, record)
             else:
                 await self._serve(route, scope, headers, receive, send, record)
+        except asyncio.CancelledError:
+            if record.outcome is Outcome.OK:  # the server stops by force: what it did not finish is not well
+                _failed(record, Draining())
+                record.status = record.status or row_of(Draining()).status
+            raise
         finally:
             record.ended = self._clock()
             self._telemetry.ended(record)
@@ -104,16 +111,17 @@ class Edge:
         self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, record: Record
     ) -> None:
         """One call, from its head to its end, for as long as its client is there."""
-        client = Lifeline(receive, self._watch, _connection(scope))
         try:
-            async with client:
-                await self._way_through(route, scope, headers, client, send, record)
+            try:
+                async with self._lifeline(scope, receive) as client:
+                    await self._way_through(route, scope, headers, client, send, record)
+            except BodyTooSlow as error:  # its block ended with it: the answer has one of its own
+                _failed(record, error)
+                async with self._lifeline(scope, receive) as client:
+                    await Answer(send, client, record, self._clock, self._limits.write_timeout_s).fail(error)
         except ClientGone as error:
             _failed(record, error)
             record.status = row_of(error).status
-        except BodyTooSlow as error:
-            _failed(record, error)
-            await send_error(send, error, record, close=client.answer_is_last())
 
     async def _way_through(
         self, route: Route, scope: Scope, headers: Headers, client: Lifeline, send: Send, record: Record
@@ -178,6 +186,9 @@ class Edge:
         server = scope.get("server")
         if server is not None and server[1] is not None and server[0] not in LOOPBACK:
             raise NotAllowed("Without API keys this gateway answers on its own machine only (see ALLOW_ANONYMOUS).")
+
+    def _lifeline(self, scope: Scope, receive: Receive) -> Lifeline:
+        return Lifeline(receive, self._watch, _connection(scope))
 
     def _endpoint(self, scope: Scope, route: Route | None) -> str:
         if route is not None:

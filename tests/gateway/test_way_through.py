@@ -1,6 +1,7 @@
 """A request from its head to its end, and everything that was taken given back on each way out."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -191,6 +192,43 @@ async def test_a_reader_that_stops_reading_is_cut_off(build: Build) -> None:
     await running
     assert house.recorder.last.outcome is Outcome.CLIENT_GONE
     assert house.engine.aborted == 1
+
+
+@pytest.mark.parametrize("reads", [0, 1], ids=["nothing", "all but the end"])
+async def test_a_reader_that_does_not_even_take_its_error_is_cut_off(build: Build, reads: int) -> None:
+    house = await build(only=Scripted(refuse_with=EngineFailed()))
+    exchange = Exchange("/v1/chat/completions", asking(), stop_reading_after=reads)
+    await _cut_off(house, asyncio.create_task(exchange.run(house.gateway.app)), lambda: len(exchange.body) >= reads and exchange.status == 502)
+
+
+async def test_a_client_that_sends_no_body_and_reads_no_answer_is_cut_off(build: Build) -> None:
+    house = await build()
+    exchange = Exchange("/v1/chat/completions", body_parts=[], stop_reading_after=0)
+    running = asyncio.create_task(exchange.run(house.gateway.app))
+    await until(lambda: len(house.gateway.watch) == 1)
+    house.gateway.watch.clock = lambda: 1e9
+    house.gateway.watch.sweep()
+    await _cut_off(house, running, lambda: exchange.status == 408)
+
+
+async def _cut_off(house: House, running: "asyncio.Task[Exchange]", stalled: Callable[[], bool]) -> None:
+    await until(stalled)
+    house.gateway.watch.clock = lambda: 1e12
+    house.gateway.watch.sweep()
+    await running
+    assert house.recorder.last.outcome is Outcome.CLIENT_GONE
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_server_ends_by_force_is_not_recorded_as_well(build: Build, stream: bool) -> None:
+    house = await build(only=Scripted(stall_at=1 if stream else 0))
+    exchange = Exchange("/v1/chat/completions", asking(stream=stream))
+    running = asyncio.create_task(exchange.run(house.gateway.app))
+    await until(lambda: bool(exchange.blocks) if stream else house.engine.running == 1)
+    running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled()
+    assert (house.recorder.last.outcome, house.recorder.last.status) == (Outcome.DRAINING, 200 if stream else 503)
 
 
 async def test_a_cancel_from_outside_stays_a_cancel(build: Build) -> None:
