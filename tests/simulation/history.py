@@ -1,0 +1,208 @@
+"""What came of a world: what every client saw, what the gateway recorded, what the engines did."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.engines.scripted import Work
+from app.telemetry.base import Event
+from app.telemetry.record import Record
+from tests.simulation.world import Visit, World
+
+
+@dataclass
+class Seen:
+    """What one client saw of its request, and when."""
+
+    visit: Visit
+    sent: float = 0.0
+    body_sent: float | None = None
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    answered: float | None = None
+    blocks: list[tuple[float, bytes]] = field(default_factory=list)
+    ended: float | None = None
+    """The gateway said that there is no more."""
+    out_of_turn: list[str] = field(default_factory=list)
+    """Messages that may not come when they came."""
+    hung_up: float | None = None
+    cut_off: float | None = None
+    """The gateway closed the connection."""
+    killed: float | None = None
+    blocked_s: float = 0.0
+    """For how long it let the gateway wait, in all,"""
+    longest_block_s: float = 0.0
+    """and for one message."""
+    returned: float | None = None
+    """The gateway is done with it."""
+    raised: str = ""
+
+    def note(self, message: dict[str, Any], now: float) -> None:
+        if self.ended is not None or (message["type"] == "http.response.start") is (self.answered is not None):
+            self.out_of_turn.append(message["type"])
+            return
+        if message["type"] == "http.response.start":
+            self.answered, self.status = now, message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            return
+        if message.get("body"):
+            self.blocks.append((now, message["body"]))
+        if not message.get("more_body", False):
+            self.ended = now
+
+    @property
+    def left(self) -> float | None:
+        """When it was gone before its answer was whole, whoever's doing it was."""
+        moments = [at for at in (self.hung_up, self.cut_off, self.killed) if at is not None]
+        return min(moments, default=None) if self.ended is None else None
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(block for _, block in self.blocks)
+
+    @property
+    def is_stream(self) -> bool:
+        return self.headers.get("content-type", "").startswith("text/event-stream")
+
+    @property
+    def events(self) -> list[Any]:
+        """What each event of its stream carries, `[DONE]` as itself."""
+        said = [event.removeprefix(b"data: ") for event in self.body.split(b"\n\n") if event]
+        return [event.decode() if event == b"[DONE]" else json.loads(event) for event in said]
+
+    @property
+    def is_done(self) -> bool:
+        return self.body.endswith(b"data: [DONE]\n\n")
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """What it was told went wrong: as an answer, or as the last event."""
+        if self.is_stream:
+            last = self.events[-1] if self.blocks else None
+        else:
+            last = json.loads(self.body) if self.ended is not None and self.blocks else None
+        return last["error"] if isinstance(last, dict) and "error" in last else None
+
+    @property
+    def text(self) -> str:
+        if not self.is_stream:
+            choices = json.loads(self.body).get("choices", []) if self.status == 200 and self.ended is not None else []
+            return "".join(choice["message"]["content"] for choice in choices)
+        chunks = [event for event in self.events if isinstance(event, dict) and event.get("choices")]
+        return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+@dataclass
+class Peaks:
+    """The most that was ever seen at once."""
+
+    running: dict[str, int] = field(default_factory=dict)
+    """By replica, as the gateway counts."""
+
+    def see(self, name: str, running: int) -> None:
+        if running > self.running.get(name, 0):
+            self.running[name] = running
+
+
+@dataclass
+class Left:
+    """What is still held when all is over; empty, if all was given back."""
+
+    held: dict[str, int] = field(default_factory=dict)
+    tasks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class History:
+    world: World
+    seen: list[Seen]
+    afterwards: list[Seen] = field(default_factory=list)
+    """The same, for those who came when every engine was well again."""
+    begun: list[str] = field(default_factory=list)
+    """The requests of which telemetry was told that they began."""
+    records: list[Record] = field(default_factory=list)
+    events: list[tuple[float, Event]] = field(default_factory=list)
+    works: dict[str, list[Work]] = field(default_factory=dict)
+    """By engine."""
+    peaks: Peaks = field(default_factory=Peaks)
+    left: Left = field(default_factory=Left)
+    stuck: str = ""
+    """Who still waited when nothing could happen any more, or when the time was over."""
+    logged: list[str] = field(default_factory=list)
+    """What the gateway thought worth an error in its log."""
+    ended: float = 0.0
+    turns: int = 0
+
+    def __post_init__(self) -> None:
+        self._works: dict[str, list[tuple[str, Work]]] | None = None
+
+    @property
+    def all_seen(self) -> list[Seen]:
+        return [*self.seen, *self.afterwards]
+
+    def record(self, seen: Seen) -> Record | None:
+        return next((record for record in self.records if record.id == seen.visit.id), None)
+
+    def works_for(self, seen: Seen) -> list[tuple[str, Work]]:
+        """What was done for a request, in the order in which it began, each with its engine."""
+        if self._works is None:
+            self._works = {}
+            everything = [(name, work) for name, works in self.works.items() for work in works]
+            for name, work in sorted(everything, key=lambda each: each[1].began):
+                self._works.setdefault(work.call.id, []).append((name, work))
+        return self._works.get(seen.visit.id, [])
+
+    def lines(self) -> list[str]:
+        """All that happened, in its order, for a reader."""
+        return [f"{at:10.4f}  {what}" for at, what in sorted(self._happened(), key=lambda each: each[0])]
+
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()
+
+    def _happened(self) -> Iterator[tuple[float, str]]:
+        for fault in self.world.faults:
+            yield fault.at, f"{fault.engine}: {fault.trouble} for {fault.until - fault.at:g} s, share {fault.share}"
+            yield fault.until, f"{fault.engine}: no longer {fault.trouble}"
+        for seen in self.all_seen:
+            yield from _of_client(seen)
+        for name, works in self.works.items():
+            for work in works:
+                yield work.began, f"{name}: is asked for {work.call.id}"
+                yield work.ended or self.ended, f"{name}: {work.end} {work.call.id} after {len(work.made)} tokens"
+        for record in self.records:
+            yield record.ended, f"gateway: {record.id} is {record.outcome} {record.error} ({record})"
+        for at, event in self.events:
+            yield at, f"gateway: {event}"
+        for line in self.logged:
+            yield self.ended, f"log: {line}"
+        yield self.ended, f"the end, {self.turns} turns, peaks {self.peaks.running}, {self.left} {self.stuck}"
+
+
+def _of_client(seen: Seen) -> Iterator[tuple[float, str]]:
+    name = seen.visit.id
+    yield seen.sent, f"client: {name} comes ({seen.visit})"
+    for at, what in (
+        (seen.body_sent, "has sent its body"),
+        (seen.hung_up, "hangs up"),
+        (seen.cut_off, "is cut off"),
+        (seen.killed, "is killed"),
+        (seen.answered, f"gets {seen.status}"),
+        (seen.ended, f"has its whole answer of {len(seen.body)} bytes, {_of_chars(seen.text, 60)}"),
+    ):
+        if at is not None:
+            yield at, f"client: {name} {what}"
+    for at, block in seen.blocks:
+        yield at, f"client: {name} reads {_short(block)}"
+
+
+def _short(block: bytes) -> str:
+    """Enough to tell it from others."""
+    events = [event.removeprefix(b"data: ") for event in block.split(b"\n\n") if event]
+    contents = [event[event.find(b'"content":') :] if b'"content":' in event else event for event in events]
+    return ", ".join(_of_chars(content.decode(), 60) for content in contents)
+
+
+def _of_chars(text: str, most: int) -> str:
+    return repr(text if len(text) <= most else f"{text[:most]}… ({len(text)})")
