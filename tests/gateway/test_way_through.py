@@ -198,7 +198,11 @@ async def test_a_reader_that_stops_reading_is_cut_off(build: Build) -> None:
 async def test_a_reader_that_does_not_even_take_its_error_is_cut_off(build: Build, reads: int) -> None:
     house = await build(only=Scripted(refuse_with=EngineFailed()))
     exchange = Exchange("/v1/chat/completions", asking(), stop_reading_after=reads)
-    await _cut_off(house, asyncio.create_task(exchange.run(house.gateway.app)), lambda: len(exchange.body) >= reads and exchange.status == 502)
+    await _cut_off(
+        house,
+        asyncio.create_task(exchange.run(house.gateway.app)),
+        lambda: len(exchange.body) >= reads and exchange.status == 502,
+    )
 
 
 async def test_a_client_that_sends_no_body_and_reads_no_answer_is_cut_off(build: Build) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from app.engines.scripted import Work
@@ -68,9 +68,8 @@ class Seen:
 
     @property
     def events(self) -> list[Any]:
-        """What each event of its stream carries, `[DONE]` as itself."""
-        said = [event.removeprefix(b"data: ") for event in self.body.split(b"\n\n") if event]
-        return [event.decode() if event == b"[DONE]" else json.loads(event) for event in said]
+        """What each event of its stream carries; what is no JSON, like `[DONE]`, as itself."""
+        return [_read(event.removeprefix(b"data: ")) for event in self.body.split(b"\n\n") if event]
 
     @property
     def is_done(self) -> bool:
@@ -92,6 +91,13 @@ class Seen:
             return "".join(choice["message"]["content"] for choice in choices)
         chunks = [event for event in self.events if isinstance(event, dict) and event.get("choices")]
         return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+def _read(event: bytes) -> Any:
+    try:
+        return json.loads(event)
+    except ValueError:
+        return event.decode(errors="replace")
 
 
 @dataclass
@@ -135,24 +141,17 @@ class History:
     ended: float = 0.0
     turns: int = 0
 
-    def __post_init__(self) -> None:
-        self._works: dict[str, list[tuple[str, Work]]] | None = None
-
     @property
     def all_seen(self) -> list[Seen]:
         return [*self.seen, *self.afterwards]
 
-    def record(self, seen: Seen) -> Record | None:
-        return next((record for record in self.records if record.id == seen.visit.id), None)
-
-    def works_for(self, seen: Seen) -> list[tuple[str, Work]]:
-        """What was done for a request, in the order in which it began, each with its engine."""
-        if self._works is None:
-            self._works = {}
-            everything = [(name, work) for name, works in self.works.items() for work in works]
-            for name, work in sorted(everything, key=lambda each: each[1].began):
-                self._works.setdefault(work.call.id, []).append((name, work))
-        return self._works.get(seen.visit.id, [])
+    def works_by_request(self) -> dict[str, list[tuple[str, Work]]]:
+        """What was done for each, in the order in which it began, with the names of the engines."""
+        by_request: dict[str, list[tuple[str, Work]]] = {seen.visit.id: [] for seen in self.all_seen}
+        everything = [(name, work) for name, works in self.works.items() for work in works]
+        for name, work in sorted(everything, key=lambda each: each[1].began):
+            by_request[work.call.id].append((name, work))
+        return by_request
 
     def lines(self) -> list[str]:
         """All that happened, in its order, for a reader."""
@@ -172,7 +171,7 @@ class History:
                 yield work.began, f"{name}: is asked for {work.call.id}"
                 yield work.ended or self.ended, f"{name}: {work.end} {work.call.id} after {len(work.made)} tokens"
         for record in self.records:
-            yield record.ended, f"gateway: {record.id} is {record.outcome} {record.error} ({record})"
+            yield record.ended, f"gateway: {record.id} is {record.outcome}, {_told(record)}"
         for at, event in self.events:
             yield at, f"gateway: {event}"
         for line in self.logged:
@@ -180,9 +179,15 @@ class History:
         yield self.ended, f"the end, {self.turns} turns, peaks {self.peaks.running}, {self.left} {self.stuck}"
 
 
+def _told(record: Record) -> str:
+    """What is known of it beyond the usual."""
+    known = {name: getattr(record, name) for name in ("status", "error", "replica", "attempts", "queued_s", "usage")}
+    return ", ".join(f"{name}={value}" for name, value in known.items() if value)
+
+
 def _of_client(seen: Seen) -> Iterator[tuple[float, str]]:
     name = seen.visit.id
-    yield seen.sent, f"client: {name} comes ({seen.visit})"
+    yield seen.sent, f"client: {name} comes: {_asks(seen.visit)}"
     for at, what in (
         (seen.body_sent, "has sent its body"),
         (seen.hung_up, "hangs up"),
@@ -195,6 +200,13 @@ def _of_client(seen: Seen) -> Iterator[tuple[float, str]]:
             yield at, f"client: {name} {what}"
     for at, block in seen.blocks:
         yield at, f"client: {name} reads {_short(block)}"
+
+
+def _asks(visit: Visit) -> str:
+    usual = Visit(visit.id, visit.at, visit.model, visit.stream, visit.tokens)
+    unusual = [f.name for f in fields(visit) if getattr(visit, f.name) != getattr(usual, f.name)]
+    kind = "stream" if visit.stream else "whole"
+    return f"{kind} of {visit.tokens} from {visit.model} " + " ".join(f"{n}={getattr(visit, n)}" for n in unusual)
 
 
 def _short(block: bytes) -> str:

@@ -109,18 +109,15 @@ def only_those_who_left_or_stalled_are_recorded_as_gone(history: History) -> Ite
 
 @invariant
 def an_engine_is_blamed_only_where_one_failed(history: History) -> Iterator[str]:
+    works = history.works_by_request()
     for seen, record in _with_records(history):
         if record.outcome in (Outcome.UPSTREAM_FAILED, Outcome.INTERRUPTED):
-            ends = [work.end for _, work in history.works_for(seen)]
-            well = all(end is End.FINISHED for end in ends) and not _ends_badly(history, seen)
+            tries = works[seen.visit.id]
+            well = all(work.end is End.FINISHED and work.script.ends_properly for _, work in tries)
             if well and record.error != "NoReplica":
                 yield f"{record.id} is recorded as {record.outcome}, and its engines did all that they were asked"
             if record.error == "NoReplica" and history.world.calm:
                 yield f"{record.id} found no replica, and all of them were well"
-
-
-def _ends_badly(history: History, seen: Seen) -> bool:
-    return any(not work.script.ends_properly for _, work in history.works_for(seen))
 
 
 @invariant
@@ -180,11 +177,12 @@ def blocks_are_whole_events(history: History) -> Iterator[str]:
 @invariant
 def a_text_is_what_one_engine_made(history: History) -> Iterator[str]:
     """Whole if the answer is; else from its beginning as far as it came. Never mixed, never doubled."""
+    works = history.works_by_request()
     for seen in history.all_seen:
         if seen.status != 200 or not seen.blocks:
             continue
         whole = seen.is_done if seen.is_stream else seen.ended is not None
-        made = [work.text for _, work in history.works_for(seen)]
+        made = [work.text for _, work in works[seen.visit.id]]
         if not any(text == seen.text if whole else text.startswith(seen.text) for text in made):
             yield f"{seen.visit.id} read {seen.text!r}, and the engines had made {made}"
 
@@ -198,14 +196,14 @@ def usage_is_shown_to_those_who_asked(history: History) -> Iterator[str]:
 
 @invariant
 def what_is_recorded_as_used_is_what_the_engine_told(history: History) -> Iterator[str]:
+    works = history.works_by_request()
     for seen, record in _with_records(history):
-        works = history.works_for(seen)
         if record.usage is not None:
             counts = (record.usage.prompt_tokens, record.usage.completion_tokens, record.usage.cached_tokens)
             if not all(0 <= count <= 2**53 for count in counts):
                 yield f"{record.id}: {record.usage} cannot be true, and is recorded"
-        if record.outcome is Outcome.OK and works:
-            work = works[-1][1]
+        if record.outcome is Outcome.OK and works[seen.visit.id]:
+            work = works[seen.visit.id][-1][1]
             true = work.usage if work.script.tells_usage else None
             if work.script.lies is None and record.usage != true:
                 yield f"{record.id}: the engine told {true}, and {record.usage} is recorded"
@@ -216,44 +214,49 @@ def what_is_recorded_as_used_is_what_the_engine_told(history: History) -> Iterat
 
 @invariant
 def attempts_are_bounded_and_recorded(history: History) -> Iterator[str]:
+    works = history.works_by_request()
     most = history.world.settings["MAX_ATTEMPTS"]
     for seen, record in _with_records(history):
-        works = history.works_for(seen)
-        if not len(works) == record.attempts <= most:
-            yield f"{record.id}: {len(works)} attempts, {record.attempts} recorded, {most} allowed"
+        tries = len(works[seen.visit.id])
+        if not tries == record.attempts <= most:
+            yield f"{record.id}: {tries} attempts, {record.attempts} recorded, {most} allowed"
 
 
 @invariant
 def no_replica_is_tried_twice(history: History) -> Iterator[str]:
+    works = history.works_by_request()
     for seen in history.all_seen:
-        names = [name for name, _ in history.works_for(seen)]
+        names = [name for name, _ in works[seen.visit.id]]
         if len(set(names)) < len(names):
             yield f"{seen.visit.id} was tried at {names}"
 
 
 @invariant
 def a_request_is_at_one_replica_at_a_time(history: History) -> Iterator[str]:
+    works = history.works_by_request()
     for seen in history.all_seen:
-        for (one, earlier), (other, later) in pairwise(history.works_for(seen)):
+        for (one, earlier), (other, later) in pairwise(works[seen.visit.id]):
             if earlier.ended is None or earlier.ended > later.began:
                 yield f"{seen.visit.id} was at {one} and at {other} in one moment"
 
 
 @invariant
 def nothing_is_tried_again_once_the_client_has_read(history: History) -> Iterator[str]:
+    works = history.works_by_request()
     for seen in history.all_seen:
-        works = history.works_for(seen)
-        if seen.answered is not None and works and works[-1][1].began > seen.answered:
+        tries = works[seen.visit.id]
+        if seen.answered is not None and tries and tries[-1][1].began > seen.answered:
             yield f"{seen.visit.id} was tried again after its answer had begun"
 
 
 @invariant
 def work_ends_with_its_request(history: History) -> Iterator[str]:
     """A client that is gone, an answer that is over: the engine is free in the same moment."""
+    works = history.works_by_request()
     for seen, record in _with_records(history):
         gone = seen.left if seen.left is not None else math.inf
         over = min(record.ended, gone) + AT_ONCE_S
-        for name, work in history.works_for(seen):
+        for name, work in works[seen.visit.id]:
             if work.ended is None or work.ended > over:
                 yield f"{name} worked on {seen.visit.id} until {work.ended}, which was over at {over:.3f}"
 
@@ -269,9 +272,10 @@ def no_replica_gets_a_call_for_a_model_that_it_does_not_serve(history: History) 
 
 @invariant
 def what_reaches_an_engine_is_what_the_client_sent(history: History) -> Iterator[str]:
+    works = history.works_by_request()
     for seen in history.all_seen:
         sent = json.loads(seen.visit.body())
-        for name, work in history.works_for(seen):
+        for name, work in works[seen.visit.id]:
             got = json.loads(work.call.body)
             if {field: got.get(field) for field in sent if field != "stream_options"} != {
                 field: value for field, value in sent.items() if field != "stream_options"

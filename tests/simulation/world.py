@@ -6,9 +6,12 @@ of the features only, and more of those: what comes together by chance would els
 
 import json
 import random
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 BEGAN_S = 1_000.0
 """When a world begins, on its clock."""
@@ -105,6 +108,47 @@ class Visit:
         return told
 
 
+Way = Callable[[random.Random], dict[str, Any]]
+
+WAYS: dict[str, Way] = {
+    "slow body": lambda rng: {"body_parts": rng.choice([2, 5]), "part_after_s": rng.choice([0.01, 0.2, 0.6])},
+    "slow reader": lambda rng: {"read_pace_s": rng.choice([0.001, 0.05, 0.3])},
+    "deadline": lambda rng: {"timeout_ms": rng.choice([1, 50, 300, 1_000, 60_000])},
+    "killed": lambda rng: {
+        "manner": Manner.IS_KILLED,
+        "leaves_after_s": rng.choice([0.01, 0.1, 1.0]) * rng.random(),
+    },
+    "stops reading": lambda rng: {"manner": Manner.STOPS_READING, "leaves_at_block": rng.choice([0, 1, 2, 5])},
+    "hangs up at a block": lambda rng: {
+        "manner": Manner.HANGS_UP_AT_BLOCK,
+        "leaves_at_block": rng.choice([0, 1, 2, 5, 10]),
+    },
+    "hangs up at a time": lambda rng: {
+        "manner": Manner.HANGS_UP_AT_TIME,
+        "leaves_after_s": rng.choice([0.0, 0.01, 0.1, 1.0]) * rng.random(),
+    },
+}
+"""In which a client may be difficult. Each world says how common each of them is there."""
+
+UNSEEN = {"LOG_LEVEL": "error", "ENABLE_METRICS": False}
+
+SETTINGS: dict[str, list[Any]] = {
+    "REQUEST_TIMEOUT": [3.0, 8.0, 15.0],
+    "BODY_TIMEOUT": [0.5, 2.0],
+    "WRITE_TIMEOUT": [0.5, 2.0],
+    "FIRST_BYTE_TIMEOUT": [0.5, 2.0],
+    "IDLE_TIMEOUT": [0.3, 1.0],
+    "ROUTING_POLICY": ["least_load", "round_robin"],
+    "MAX_ATTEMPTS": [1, 2, 3, 5],
+    "PROBE_INTERVAL": [0.3, 1.0],
+    "MAX_CONCURRENT_REQUESTS": [1, 2, 4, 16],
+    "QUEUE_CAPACITY": [0, 1, 8, 100],
+    "CIRCUIT_FAILURES": [1, 3, 5],
+    "CIRCUIT_PAUSE": [0.2, 1.0],
+    "RETRY_BUDGET": [0.0, 0.2, 1.0],
+}
+
+
 @dataclass(frozen=True)
 class World:
     seed: int
@@ -132,132 +176,92 @@ def world_of(seed: int) -> World:
     return _Draw(seed).world()
 
 
-@dataclass
 class _Draw:
-    seed: int
-    rng: random.Random = field(init=False)
+    """Each thing is drawn from a source of its own, so that a new one leaves those before it as they were: a seed that
+    found something goes on finding it."""
 
-    def __post_init__(self) -> None:
-        self.rng = random.Random(f"world {self.seed}")
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def _from(self, *what: object) -> random.Random:
+        return random.Random(f"{self.seed} {' '.join(map(str, what))}")
+
+    def _pick(self, what: str, choices: Sequence[T]) -> T:
+        return self._from(what).choice(choices)
 
     def world(self) -> World:
-        span_s = self.rng.choice([1.0, 4.0, 10.0])
-        models = tuple(f"model-{index}" for index in range(self.rng.choice([1, 1, 1, 2])))
-        engines = tuple(self._engine(index, models) for index in range(self.rng.choice([1, 2, 2, 3, 4])))
-        engines = (replace(engines[0], models=models), *engines[1:])  # each model has one engine at least
-        faults = self._faults(span_s, engines)
+        span_s = self._pick("span", [1.0, 4.0, 10.0])
+        models = tuple(f"model-{index}" for index in range(self._pick("models", [1, 1, 1, 2])))
+        engines = [self._engine(index, models) for index in range(self._pick("engines", [1, 2, 2, 3, 4]))]
+        engines[0] = replace(engines[0], models=models)  # each model has one engine at least
+        faults = self._faults(span_s, [engine.name for engine in engines])
+        drain = self._from("drain")
         return World(
             seed=self.seed,
             settings=self._settings(calm=not faults),
-            engines=engines,
-            visits=self._visits(span_s, models),
-            faults=faults,
-            drains_at=BEGAN_S + span_s * self.rng.random() if self._sometimes(0.05) else None,
+            engines=tuple(engines),
+            visits=tuple(self._visits(span_s, models)),
+            faults=tuple(faults),
+            drains_at=BEGAN_S + span_s * drain.random() if drain.random() < 0.05 else None,
         )
 
-    def _sometimes(self, share: float) -> bool:
-        return self.rng.random() < share
-
-    def _settings(self, calm: bool) -> dict[str, Any]:
-        pick = self.rng.choice
-        return {
-            "LOG_LEVEL": "error",
-            "ENABLE_METRICS": False,
-            "REQUEST_TIMEOUT": pick([3.0, 8.0, 15.0]),
-            "BODY_TIMEOUT": pick([0.5, 2.0]),
-            "WRITE_TIMEOUT": pick([0.5, 2.0]),
-            "FIRST_BYTE_TIMEOUT": 60.0 if calm else pick([0.5, 2.0]),
-            "IDLE_TIMEOUT": 60.0 if calm else pick([0.3, 1.0]),
-            "ROUTING_POLICY": pick(["least_load", "round_robin"]),
-            "MAX_ATTEMPTS": pick([1, 2, 3, 5]),
-            "PROBE_INTERVAL": pick([0.3, 1.0]),
-            "MAX_CONCURRENT_REQUESTS": pick([1, 2, 4, 16]),
-            "QUEUE_CAPACITY": pick([0, 1, 8, 100]),
-            "CIRCUIT_FAILURES": pick([1, 3, 5]),
-            "CIRCUIT_PAUSE": pick([0.2, 1.0]),
-            "RETRY_BUDGET": pick([0.0, 0.2, 1.0]),
-        }
+    def _settings(self, *, calm: bool) -> dict[str, Any]:
+        patient = {"FIRST_BYTE_TIMEOUT": 60.0, "IDLE_TIMEOUT": 60.0} if calm else {}
+        return UNSEEN | {name: self._pick(name, choices) for name, choices in SETTINGS.items()} | patient
 
     def _engine(self, index: int, models: tuple[str, ...]) -> EnginePlan:
-        pick = self.rng.choice
+        rng = self._from("engine", index)
         return EnginePlan(
             name=f"engine-{index}",
-            models=models if self._sometimes(0.7) else (pick(models),),
-            slots=pick([1, 2, 4, 16]),
-            places=pick([0, 4, 100, 100]),
-            first_after_s=pick([0.0, 0.01, 0.1]),
-            pace_s=pick([0.0, 0.005, 0.02]),
-            events_per_block=pick([1, 1, 1, 3]),
+            models=models if rng.random() < 0.7 else (rng.choice(models),),
+            slots=rng.choice([1, 2, 4, 16]),
+            places=rng.choice([0, 4, 100, 100]),
+            first_after_s=rng.choice([0.0, 0.01, 0.1]),
+            pace_s=rng.choice([0.0, 0.005, 0.02]),
+            events_per_block=rng.choice([1, 1, 1, 3]),
         )
 
     # --- clients --------------------------------------------------------------------------------------------------
 
-    def _visits(self, span_s: float, models: tuple[str, ...]) -> tuple[Visit, ...]:
-        ways = self._ways()
-        count = self.rng.choice([5, 20, 20, 40, 80])
-        visits = [self._visit(f"v{index}", at, models, ways) for index, at in enumerate(self._arrivals(count, span_s))]
-        return tuple(visits)
+    def _visits(self, span_s: float, models: tuple[str, ...]) -> Iterator[Visit]:
+        common = {way: self._pick(f"how common is {way}", [0, 0, 0.1, 0.4]) for way in WAYS}
+        for index, at in enumerate(self._arrivals(self._pick("visits", [5, 20, 20, 40, 80]), span_s)):
+            visit = self._visit(index, at, models)
+            for way, bent in WAYS.items():
+                rng = self._from(way, index)
+                if rng.random() < common[way]:
+                    visit = replace(visit, **bent(rng))
+            yield visit
 
     def _arrivals(self, count: int, span_s: float) -> list[float]:
         """Evenly spread, or in bursts in which all come in the same moment."""
-        bursts = [self.rng.random() * span_s for _ in range(self.rng.choice([0, 0, 1, 3]))]
-        return sorted(
-            BEGAN_S + (self.rng.choice(bursts) if bursts and self._sometimes(0.7) else self.rng.random() * span_s)
-            for _ in range(count)
-        )
+        rng = self._from("arrivals")
+        bursts = [rng.random() * span_s for _ in range(rng.choice([0, 0, 1, 3]))]
+        moments = [rng.choice(bursts) if bursts and rng.random() < 0.7 else rng.random() * span_s for _ in range(count)]
+        return [BEGAN_S + moment for moment in sorted(moments)]
 
-    def _ways(self) -> dict[str, float]:
-        """How common each way of being difficult is in this world."""
-        names = ["hang up at time", "hang up at block", "stop reading", "killed", "slow body", "slow reader", "deadline"]
-        return {name: self.rng.choice([0, 0, 0.1, 0.4]) for name in names}
-
-    def _visit(self, name: str, at: float, models: tuple[str, ...], ways: dict[str, float]) -> Visit:
-        pick = self.rng.choice
-        visit = Visit(
-            id=f"{self.seed}-{name}",
+    def _visit(self, index: int, at: float, models: tuple[str, ...]) -> Visit:
+        rng = self._from("visit", index)
+        return Visit(
+            id=f"{self.seed}-v{index}",
             at=at,
-            model=pick(models),
-            stream=self._sometimes(0.7),
-            tokens=pick([1, 3, 10, 30]),
-            prompt_chars=pick([1, 100, 3_000]),
-            shows_usage=self._sometimes(0.3),
-            plain=self._sometimes(0.3),
+            model=rng.choice(models),
+            stream=rng.random() < 0.7,
+            tokens=rng.choice([1, 3, 10, 30]),
+            prompt_chars=rng.choice([1, 100, 3_000]),
+            shows_usage=rng.random() < 0.3,
+            plain=rng.random() < 0.3,
         )
-        if self._sometimes(ways["slow body"]):
-            visit = replace(visit, body_parts=pick([2, 5]), part_after_s=pick([0.01, 0.2, 0.6]))
-        if self._sometimes(ways["slow reader"]):
-            visit = replace(visit, read_pace_s=pick([0.001, 0.05, 0.3]))
-        if self._sometimes(ways["deadline"]):
-            visit = replace(visit, timeout_ms=pick([1, 50, 300, 1_000, 60_000]))
-        return replace(visit, **self._leaving(ways))
-
-    def _leaving(self, ways: dict[str, float]) -> dict[str, Any]:
-        rng = self.rng
-        if self._sometimes(ways["hang up at time"]):
-            return {"manner": Manner.HANGS_UP_AT_TIME, "leaves_after_s": rng.choice([0.0, 0.01, 0.1, 1.0]) * rng.random()}
-        if self._sometimes(ways["hang up at block"]):
-            return {"manner": Manner.HANGS_UP_AT_BLOCK, "leaves_at_block": rng.choice([0, 1, 2, 5, 10])}
-        if self._sometimes(ways["stop reading"]):
-            return {"manner": Manner.STOPS_READING, "leaves_at_block": rng.choice([0, 1, 2, 5])}
-        if self._sometimes(ways["killed"] / 2):
-            return {"manner": Manner.IS_KILLED, "leaves_after_s": rng.choice([0.01, 0.1, 1.0]) * rng.random()}
-        return {}
 
     # --- faults ---------------------------------------------------------------------------------------------------
 
-    def _faults(self, span_s: float, engines: tuple[EnginePlan, ...]) -> tuple[Fault, ...]:
-        if self._sometimes(0.25):
-            return ()
-        troubles = self.rng.sample(list(Trouble), self.rng.choice([1, 2, 4]))
-        count = self.rng.choice([1, 2, 5])
-        return tuple(sorted((self._fault(span_s, engines, troubles) for _ in range(count)), key=lambda fault: fault.at))
+    def _faults(self, span_s: float, engines: list[str]) -> list[Fault]:
+        rng = self._from("faults")
+        troubles = rng.sample(list(Trouble), rng.choice([1, 2, 4]))
+        count = rng.choice([0, 1, 2, 5])
+        return sorted((self._fault(rng, span_s, engines, troubles) for _ in range(count)), key=lambda fault: fault.at)
 
-    def _fault(self, span_s: float, engines: tuple[EnginePlan, ...], troubles: list[Trouble]) -> Fault:
-        at = BEGAN_S + self.rng.random() * span_s
-        return Fault(
-            engine=self.rng.choice(engines).name,
-            trouble=self.rng.choice(troubles),
-            at=at,
-            until=at + self.rng.choice([0.05, 0.5, 3.0]),
-            share=self.rng.choice([0.3, 1.0]),
-        )
+    def _fault(self, rng: random.Random, span_s: float, engines: list[str], troubles: list[Trouble]) -> Fault:
+        at = BEGAN_S + rng.random() * span_s
+        until = at + rng.choice([0.05, 0.5, 3.0])
+        return Fault(rng.choice(engines), rng.choice(troubles), at, until, share=rng.choice([0.3, 1.0]))

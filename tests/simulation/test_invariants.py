@@ -1,0 +1,220 @@
+"""The checker checked: for each invariant a history in which it is broken, and a check that sees it.
+
+A check that cannot fail would let everything pass, and nobody would know.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from app.engines.scripted import End, Work
+from app.errors import Outcome
+from app.generation import Usage
+from tests.simulation.history import History, Seen
+from tests.simulation.invariants import INVARIANTS, check
+from tests.simulation.simulate import simulate
+from tests.simulation.world import (
+    BEGAN_S,
+    SETTINGS,
+    UNSEEN,
+    EnginePlan,
+    Fault,
+    Manner,
+    Trouble,
+    Visit,
+    World,
+)
+
+STREAM, WHOLE, GONE, RETRIED = range(4)
+
+WORLD = World(
+    seed=0,
+    settings=UNSEEN | {name: choices[-1] for name, choices in SETTINGS.items()},
+    engines=tuple(EnginePlan(f"engine-{index}", ("model-0",), 4, 4, 0.01, 0.01, 1) for index in range(2)),
+    visits=(
+        Visit("stream", BEGAN_S, "model-0", stream=True, tokens=3),
+        Visit("whole", BEGAN_S + 1, "model-0", stream=False, tokens=3),
+        Visit("gone", BEGAN_S + 2, "model-0", True, 30, manner=Manner.HANGS_UP_AT_BLOCK, leaves_at_block=2),
+        Visit("retried", BEGAN_S + 3, "model-0", stream=True, tokens=3),
+    ),
+    faults=(Fault("engine-1", Trouble.SICK, BEGAN_S + 2.9, BEGAN_S + 3.5, share=1.0),),
+)
+
+
+@cache
+def _as_it_was() -> History:
+    return simulate(WORLD)
+
+
+@pytest.fixture
+def history() -> History:
+    return copy.deepcopy(_as_it_was())
+
+
+def _seen(history: History, which: int) -> Seen:
+    return history.seen[which]
+
+
+def _works(history: History, which: int) -> list[tuple[str, Work]]:
+    return history.works_by_request()[history.seen[which].visit.id]
+
+
+def _work(history: History, which: int) -> Work:
+    return _works(history, which)[-1][1]
+
+
+def _record(history: History, which: int, **fields: object) -> None:
+    """What telemetry was told of it is something else."""
+    for record in history.records:
+        if record.id == history.seen[which].visit.id:
+            for name, value in fields.items():
+                setattr(record, name, value)
+
+
+def _says(history: History, which: int, *events: bytes) -> None:
+    seen = history.seen[which]
+    seen.blocks = [(seen.answered or 0.0, b"data: %b\n\n" % event) for event in events]
+
+
+def _failed_while_all_was_well(history: History) -> None:
+    history.world = replace(history.world, faults=())
+    _record(history, STREAM, outcome=Outcome.UPSTREAM_FAILED)
+
+
+Break = Callable[[History], object]
+
+
+def _doubled(history: History) -> None:
+    seen = _seen(history, STREAM)
+    seen.blocks.insert(1, seen.blocks[1])
+
+
+def _mixed(history: History) -> None:
+    blocks = _seen(history, STREAM).blocks
+    blocks[2] = (blocks[2][0], blocks[2][1].replace(b"stream.engine", b"other.engine"))
+
+
+def _cut_short(history: History) -> None:
+    del _seen(history, STREAM).blocks[3]
+
+
+def _tried_again_later(history: History) -> None:
+    seen = _seen(history, RETRIED)
+    seen.answered = seen.sent
+
+
+def _at_two_at_once(history: History) -> None:
+    first = _works(history, RETRIED)[0][1]
+    first.ended = _work(history, RETRIED).began + 1e-9
+
+
+def _served_elsewhere(history: History) -> None:
+    engines = tuple(replace(engine, models=("another",)) for engine in history.world.engines)
+    history.world = replace(history.world, engines=engines)
+
+
+BREAKS: dict[str, list[Break]] = {
+    "every_request_ends": [
+        lambda history: setattr(history, "stuck", "nothing is left to happen"),
+        lambda history: setattr(_seen(history, WHOLE), "returned", None),
+        lambda history: setattr(_seen(history, WHOLE), "raised", "KeyError()"),
+    ],
+    "each_request_has_exactly_one_outcome": [
+        lambda history: history.records.pop(),
+        lambda history: history.records.append(history.records[0]),
+        lambda history: history.begun.append("unheard-of"),
+    ],
+    "the_client_saw_what_was_recorded": [
+        lambda history: _record(history, WHOLE, status=502),
+        lambda history: _record(history, WHOLE, outcome=Outcome.INTERRUPTED),
+        lambda history: _record(history, GONE, outcome=Outcome.OK, ended=BEGAN_S + 50),
+        lambda history: setattr(_seen(history, STREAM), "ended", None),
+        lambda history: _says(history, STREAM, b'{"error":{"code":"engine_interrupted"}}'),
+    ],
+    "only_those_who_left_or_stalled_are_recorded_as_gone": [
+        lambda history: _record(history, STREAM, outcome=Outcome.CLIENT_GONE),
+    ],
+    "an_engine_is_blamed_only_where_one_failed": [
+        lambda history: _record(history, STREAM, outcome=Outcome.INTERRUPTED),
+    ],
+    "where_nothing_is_wrong_everybody_gets_an_answer_or_an_honest_refusal": [
+        _failed_while_all_was_well,
+    ],
+    "all_comes_back_by_itself": [lambda history: setattr(history.afterwards[0], "status", 503)],
+    "nothing_is_a_defect_of_ours": [
+        lambda history: history.logged.append("request x failed unforeseen"),
+        lambda history: setattr(_seen(history, WHOLE), "status", 500),
+    ],
+    "an_answer_begins_once_and_nothing_follows_its_end": [
+        lambda history: _seen(history, STREAM).note({"type": "http.response.body", "body": b"more"}, BEGAN_S + 9),
+    ],
+    "a_stream_ends_with_done_or_with_an_error_and_nothing_follows": [
+        lambda history: _says(history, STREAM, b'{"choices":[]}'),
+        lambda history: _says(history, STREAM, b"[DONE]", b'{"choices":[]}'),
+        lambda history: _says(history, STREAM, b'{"error":{"code":"x"}}', b"[DONE]"),
+    ],
+    "blocks_are_whole_events": [
+        lambda history: _seen(history, STREAM).blocks.append((BEGAN_S, b"data: [DONE]\n")),
+    ],
+    "a_text_is_what_one_engine_made": [_doubled, _mixed, _cut_short],
+    "usage_is_shown_to_those_who_asked": [
+        lambda history: _says(history, STREAM, b'{"choices":[],"usage":{}}', b"[DONE]"),
+    ],
+    "what_is_recorded_as_used_is_what_the_engine_told": [
+        lambda history: _record(history, STREAM, usage=None),
+        lambda history: _record(history, STREAM, usage=Usage(4, 4)),
+        lambda history: _record(history, GONE, usage=Usage(-1, 0)),
+    ],
+    "attempts_are_bounded_and_recorded": [
+        lambda history: _record(history, STREAM, attempts=2),
+        lambda history: history.world.settings.update(MAX_ATTEMPTS=1),
+    ],
+    "no_replica_is_tried_twice": [
+        lambda history: history.works["engine-0"].append(_work(history, RETRIED)),
+    ],
+    "a_request_is_at_one_replica_at_a_time": [_at_two_at_once],
+    "nothing_is_tried_again_once_the_client_has_read": [_tried_again_later],
+    "work_ends_with_its_request": [
+        lambda history: setattr(_work(history, GONE), "ended", BEGAN_S + 2.5),
+        lambda history: setattr(_work(history, GONE), "ended", None),
+    ],
+    "no_replica_gets_a_call_for_a_model_that_it_does_not_serve": [_served_elsewhere],
+    "what_reaches_an_engine_is_what_the_client_sent": [
+        lambda history: setattr(_seen(history, WHOLE), "visit", replace(WORLD.visits[WHOLE], tokens=4)),
+    ],
+    "no_answer_begins_after_its_deadline": [
+        lambda history: setattr(_seen(history, STREAM), "answered", BEGAN_S + 15.1),
+    ],
+    "no_request_lasts_longer_than_it_may": [
+        lambda history: setattr(_seen(history, STREAM), "returned", BEGAN_S + 15.1),
+    ],
+    "a_stalled_reader_is_cut_off": [lambda history: setattr(_seen(history, STREAM), "longest_block_s", 2.1)],
+    "all_is_given_back": [
+        lambda history: history.left.held.update({"leases of engine-0": 1}),
+        lambda history: history.left.tasks.append("Prober._probe"),
+    ],
+}
+
+
+def test_as_it_was_all_hold(history: History) -> None:
+    assert check(history) == []
+    ends = [_work(history, which).end for which in range(4)]
+    assert ends == [End.FINISHED, End.FINISHED, End.ABORTED, End.FINISHED]
+    assert len(_works(history, RETRIED)) == 2, "one of the four is a retry"
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), [(name, index) for name, ways in BREAKS.items() for index in range(len(ways))]
+)
+def test_what_is_broken_is_seen(history: History, name: str, index: int) -> None:
+    BREAKS[name][index](history)
+    found = [violation.message for violation in check(history) if violation.invariant == name]
+    assert found
+    assert all(len(message) < 500 for message in found), "a message is read by people"
+
+
+def test_each_invariant_has_been_seen_to_fail() -> None:
+    assert set(BREAKS) == {invariant.__name__ for invariant in INVARIANTS}
