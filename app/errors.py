@@ -155,6 +155,12 @@ class ClientGone(GatewayError):
     default = "The client is gone."
 
 
+class ClientStalled(ClientGone):
+    """It is there, and took nothing of its answer for too long."""
+
+    default = "The client has stopped reading its answer."
+
+
 # --- our doing ----------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +205,8 @@ class DeadlinePassed(GatewayError):
 class EngineError(GatewayError):
     """An engine did not do its part."""
 
+    blames_engine = True
+    """It speaks against the replica; too much of that and it gets a pause."""
     detail: str = ""
     """What the engine itself said, cut short. For the log only: it may carry stacks and addresses."""
 
@@ -264,6 +272,7 @@ class EngineBusy(EngineError):
 
     outcome = Outcome.QUEUE_FULL
     retryable = True
+    blames_engine = False
     default = "Every engine that serves this model is busy."
 
 
@@ -271,6 +280,7 @@ class EngineRefused(EngineError):
     """It refused the request itself (its 4xx): the client's doing, and the same on every replica."""
 
     outcome = Outcome.CLIENT_ERROR
+    blames_engine = False
     default = "The engine that serves this model refused the request."
 
 

@@ -39,6 +39,8 @@ class Call(msgspec.Struct, frozen=True):
     stream: bool = False
     shows_usage: bool = False
     """The client asked for the usage event; otherwise it is read and kept from the client."""
+    counts_along: bool = False
+    """The engine is asked to tell with each event what is used so far, which the client does not get to see."""
     prompt_bytes: int = 0
     max_tokens: int | None = None
     choices: int = 1

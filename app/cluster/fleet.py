@@ -2,19 +2,28 @@
 
 from collections.abc import Callable, Container, Sequence
 
-from app.cluster.replica import Replica, State
+from app.cluster.replica import Lease, Replica, State
 from app.errors import NoReplica, UnknownModel
 from app.generation import Call
 from app.telemetry.base import ReplicaChanged, Telemetry
 
 Policy = Callable[[Sequence[Replica], Call], Replica]
-"""Chooses among replicas that are ready and serve the model; there is at least one."""
+"""Chooses among replicas that are ready, serve the model and have room; there are at least two."""
+
+OnChange = Callable[[], None]
+OnRoom = Callable[[Replica], None]
 
 
 class Fleet:
     def __init__(self, choose: Policy, telemetry: Telemetry) -> None:
         self._choose = choose
         self._telemetry = telemetry
+        self.on_room: OnRoom = lambda replica: None
+        """A lease on this replica has ended."""
+        self.on_change: OnChange = lambda: None
+        """A replica has come, gone, or changed what it serves."""
+        self.wanted: Callable[[Replica], bool] = lambda replica: False
+        """Does anybody wait for room on this replica?"""
         self._replicas: dict[str, Replica] = {}
         self._ready: dict[str, list[Replica]] = {}
         """By model. Made anew when a replica changes, so that a request only looks it up."""
@@ -60,6 +69,12 @@ class Fleet:
             replica.state, replica.reason = State.FAILING, reason
             self._changed(replica)
 
+    def resize(self, replica: Replica, slots: int) -> None:
+        """From now on it may run so many; what runs beyond that may end."""
+        grows, replica.slots = slots > replica.slots, slots
+        if grows:
+            self.on_room(replica)
+
     def resolve(self, model: str | None) -> str:
         """The model a request means: its own, or the only one there is."""
         if model is not None:
@@ -70,14 +85,51 @@ class Fleet:
             raise UnknownModel("Several models are served here: name one in 'model'.", param="model")
         return next(iter(self._models), "")
 
-    def lease(self, call: Call, avoiding: Container[str] = ()) -> Replica:
-        """Choose a replica; entering it counts it. Nothing is awaited in between, so no two choices see one count."""
-        ready = self._ready.get(call.model, ())
-        if avoiding:
-            ready = [replica for replica in ready if replica.name not in avoiding]
+    def lease(self, call: Call, avoiding: Container[str] = ()) -> Lease | None:
+        """Choose a replica and count the call on it, in one step, so that no two choices see one count.
+
+        `None`: those that could answer are full. `NoReplica`: there is none that could.
+        """
+        free = [
+            replica
+            for replica in self._ready.get(call.model, ())
+            if replica.has_room_for(call.priority) and replica.circuit.allows() and replica.name not in avoiding
+        ]
+        if not free:
+            self._expect_one(call.model, avoiding)
+            return None
+        return Lease(self._choose(free, call) if len(free) > 1 else free[0], self._released)
+
+    def is_full_for(self, call: Call) -> bool:
+        """There are replicas that could answer, and none of them has room."""
+        able = [replica for replica in self._ready.get(call.model, ()) if replica.circuit.allows()]
+        return bool(able) and not any(replica.has_room_for(call.priority) for replica in able)
+
+    def slots(self, model: str) -> int:
+        """How many calls for this model can run at once, now."""
+        return sum(replica.slots for replica in self._ready.get(model, ()) if replica.circuit.allows())
+
+    def has_other(self, model: str, than: Container[str]) -> bool:
+        """Is there a replica that could answer, now or when it has room, besides these?"""
+        ready = self._ready.get(model, ())
+        return any(replica.name not in than and replica.circuit.allows() for replica in ready)
+
+    def context_of(self, model: str) -> int | None:
+        return self._models.get(model)
+
+    def _expect_one(self, model: str, avoiding: Container[str]) -> None:
+        """The reason why nobody can answer, if nobody can."""
+        ready = self._ready.get(model, ())
         if not ready:
             raise NoReplica(retry_after=1.0)
-        return self._choose(ready, call) if len(ready) > 1 else ready[0]
+        others = [replica for replica in ready if replica.name not in avoiding]
+        if not any(replica.circuit.allows() for replica in others):
+            pause_s = min((replica.circuit.reopens_in() for replica in others), default=1.0)
+            text = "Every replica of this model has failed too often and is being given a pause."
+            raise NoReplica(text, code="circuit_open", retry_after=max(1.0, pause_s))
+
+    def _released(self, replica: Replica) -> None:
+        self.on_room(replica)
 
     def _has(self, replica: Replica) -> bool:
         """A probe or a call may outlive the membership of its replica."""
@@ -98,3 +150,4 @@ class Fleet:
                 for model in replica.models:
                     ready.setdefault(model, []).append(replica)
         self._ready, self._models = ready, models
+        self.on_change()

@@ -1,10 +1,16 @@
-"""One running engine, as the gateway knows it."""
+"""One running engine, as the gateway knows it, and the leases on it."""
 
+import sys
+import time
+from collections.abc import Callable
 from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
 from app.engines.base import Engine
+from app.reliability.circuit import Circuit, CircuitState
+from app.reliability.limit import AdaptiveLimit
+from app.tenant import Priority
 
 
 class State(StrEnum):
@@ -16,11 +22,30 @@ class State(StrEnum):
 
 
 class Replica:
-    """A `with` block over a replica is a lease: counted while it lasts, given back on every way out."""
+    __slots__ = (
+        "circuit",
+        "engine",
+        "limit",
+        "missed_probes",
+        "models",
+        "name",
+        "reason",
+        "reserved",
+        "running",
+        "slots",
+        "state",
+    )
 
-    __slots__ = ("engine", "missed_probes", "models", "name", "reason", "running", "state")
-
-    def __init__(self, name: str, engine: Engine) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        *,
+        slots: int = sys.maxsize,
+        reserved: int = 0,
+        circuit: Circuit | None = None,
+        limit: AdaptiveLimit | None = None,
+    ) -> None:
         self.name = name
         self.engine = engine
         self.state = State.STARTING
@@ -28,14 +53,64 @@ class Replica:
         self.models: dict[str, int | None] = {}
         """What it serves, or served when it last answered."""
         self.running = 0
+        self.slots = slots
+        """How many may run at once."""
+        self.reserved = reserved
+        """How many of them only interactive calls may take."""
+        self.circuit = circuit or Circuit(5, 5.0, 60.0, time.monotonic, lambda state: None)
+        self.limit = limit
+        """What moves `slots`, if they are to move."""
         self.missed_probes = 0
 
+    def has_room_for(self, priority: Priority) -> bool:
+        return self.running < (self.slots if priority is Priority.INTERACTIVE else self.slots - self.reserved)
+
+    def __repr__(self) -> str:
+        return f"<Replica {self.name} {self.state} running={self.running}/{self.slots}>"
+
+
+class Lease:
+    """A slot on a replica: counted from the moment it is made until it is released, which the holder does once.
+
+    What became of the call is said before that (`succeeded`, `failed`); unsaid, it says nothing about the replica.
+    """
+
+    __slots__ = ("_entry", "_on_release", "_settled", "held", "replica")
+
+    def __init__(self, replica: Replica, on_release: Callable[[Replica], None]) -> None:
+        self.replica = replica
+        self.held = True
+        self._settled = False
+        self._on_release = on_release
+        replica.running += 1
+        self._entry = replica.circuit.entered()
+
+    def answers(self) -> None:
+        """It has begun to. For a replica on trial that is proof enough: the answer itself may take minutes."""
+        if not self._settled and self.replica.circuit.state is not CircuitState.CLOSED:
+            self.succeeded()
+
+    def succeeded(self) -> None:
+        if not self._settled:
+            self._settled = True
+            self.replica.circuit.succeeded(self._entry)
+
+    def failed(self) -> None:
+        if not self._settled:
+            self._settled = True
+            self.replica.circuit.failed(self._entry)
+
+    def release(self) -> None:
+        if self.held:
+            self.held = False
+            if not self._settled:
+                self._settled = True
+                self.replica.circuit.abandoned(self._entry)
+            self.replica.running -= 1
+            self._on_release(self.replica)
+
     def __enter__(self) -> Self:
-        self.running += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.running -= 1
-
-    def __repr__(self) -> str:
-        return f"<Replica {self.name} {self.state} running={self.running}>"
+        self.release()

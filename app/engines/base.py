@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from app.generation import Call
+from app.reliability.limit import Load
 
 Exchange = AbstractAsyncContextManager[AsyncIterator[bytes]]
 
@@ -22,6 +23,10 @@ class Engine(Protocol):
 
     async def models(self) -> dict[str, int | None]:
         """The models it serves now, each with its context length where it tells one. Raises if it is not ready."""
+        ...
+
+    async def load(self) -> Load | None:
+        """How busy it is by its own account; `None` if it does not say. Raises as `models` does."""
         ...
 
     async def aclose(self) -> None:

@@ -1,34 +1,351 @@
-"""Who may enter, and how many are inside."""
+"""Who may enter, in which order, and how many at once.
+
+A call that enters holds a `Ticket`, and with it a lease on a replica. Where no replica has room it waits in its
+model's line; whoever leaves hands the room on at once, so that no slot idles while somebody waits for it.
+"""
 
 import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Collection
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from app.errors import Draining
+from app.cluster.fleet import Fleet
+from app.cluster.replica import Lease, Replica
+from app.errors import DeadlinePassed, Draining, GatewayError, NoReplica, QueueFull, WouldMissDeadline
+from app.generation import Call, Expected, Usage
+from app.reliability.fair_queue import Queue
+from app.reliability.service_rate import ServiceRate
+from app.reliability.watch import Watch
+from app.telemetry.record import Record
+
+OUTPUT_WEIGHT = 2.0
+"""A token made costs about as much of a GPU as two that are read."""
+
+DRAINED_S = 1.0
+"""After so long a client may ask again: by then another gateway answers, or this one anew."""
+
+
+def cost_of(prompt_tokens: int, output_tokens: int) -> float:
+    return prompt_tokens + OUTPUT_WEIGHT * output_tokens
+
+
+class Ticket:
+    """One call's place, from its coming to its leaving, as a block. Outside it nothing is held.
+
+    While it lasts the call's time limit is watched over: in the line it becomes a refusal, at work it ends the work.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_call",
+        "_cut_by",
+        "_lease",
+        "_record",
+        "_task",
+        "_turn",
+        "avoiding",
+        "charged",
+        "cost",
+        "due",
+        "expires_at",
+        "priority",
+        "prompt_tokens",
+        "since",
+        "tenant",
+    )
+
+    def __init__(self, admission: "Admission", call: Call, expected: Expected, record: Record) -> None:
+        self._admission = admission
+        self._call = call
+        self._record = record
+        self._task: asyncio.Task[Any] | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._cut_by: GatewayError | None = None
+        self.tenant = call.tenant
+        self.priority = call.priority
+        self.cost = cost_of(expected.prompt_tokens, expected.output_tokens)
+        self.prompt_tokens = expected.prompt_tokens
+        self.expires_at = self.due = call.expires_at
+        self.avoiding: Collection[str] = ()
+        self._lease: Lease | None = None
+        self.charged = False
+        """Its tenant's share has been charged with what it is expected to cost."""
+        self.since = 0.0
+        """When it got its lease."""
+
+    @property
+    def call(self) -> Call:
+        return self._call
+
+    @property
+    def lease(self) -> Lease:
+        assert self._lease is not None, "a ticket has a lease inside its block only"
+        return self._lease
+
+    @property
+    def left_s(self) -> float:
+        return self.expires_at - self._admission.clock()
+
+    async def __aenter__(self) -> Self:
+        admission = self._admission
+        admission.enter(self)
+        self._task = asyncio.current_task()
+        try:
+            if not admission.take(self):
+                await self._wait(admission.queue)
+        except BaseException as error:
+            self._leave()
+            if ours := self._ours(error):
+                raise ours from None
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._leave()
+        if ours := self._ours(error):
+            raise ours from None
+
+    def hold(self, lease: Lease) -> None:
+        """Go on with this one; what was held before is given back."""
+        if lease is not self._lease:
+            self.release()
+            self._lease = lease
+
+    def release(self) -> None:
+        """Give the replica back before the block ends: it failed, and others need not wait for what is tried next."""
+        if self._lease is not None:
+            self._lease.release()
+
+    async def move(self, avoiding: Collection[str]) -> None:
+        """To another replica, ahead of those that have not been served at all."""
+        self.release()
+        self._lease = None
+        self.avoiding = avoiding
+        if not self._admission.take(self, anew=False):
+            await self._wait(self._admission.requeue)
+
+    # --- from outside -------------------------------------------------------------------------------------------
+
+    def grant(self, lease: Lease) -> None:
+        """Even if it is being cancelled at this moment: then its leaving gives the lease back."""
+        self._lease = lease
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+    def refuse(self, error: GatewayError) -> None:
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_exception(error)
+
+    def cut(self, reason: GatewayError) -> None:
+        """End the work inside. The first reason counts."""
+        if self._cut_by is None and self._task is not None:
+            self._cut_by = reason
+            self._task.cancel()
+
+    def expire(self, now: float) -> None:
+        self.due = math.inf
+        if self._turn is not None and not self._turn.done():
+            self._admission.forget(self)
+            self.refuse(WouldMissDeadline(retry_after=self._admission.wait_for(self)))
+        else:
+            self.cut(DeadlinePassed())
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    async def _wait(self, join: Callable[["Ticket"], None]) -> None:
+        began = self._admission.clock()
+        join(self)
+        turn = self._turn = asyncio.get_running_loop().create_future()
+        try:
+            await turn
+        finally:
+            self._turn = None
+            self._record.queued_s += self._admission.clock() - began
+            if self._lease is None:
+                self._admission.forget(self)
+
+    def _leave(self) -> None:
+        self._task = None
+        self._admission.leave(self, self._record.usage)
+        self.release()
+
+    def _ours(self, error: BaseException | None) -> GatewayError | None:
+        """Our own cut and no one else's: what it was for."""
+        if self._cut_by is None:
+            return None
+        task = asyncio.current_task()
+        ours_alone = task is not None and task.uncancel() == 0
+        return self._cut_by if ours_alone and isinstance(error, asyncio.CancelledError) else None
+
+
+class Line:
+    """Those who wait for one model."""
+
+    __slots__ = ("queue", "rate", "returning")
+
+    def __init__(self, queue: Queue[Ticket], rate: ServiceRate) -> None:
+        self.queue = queue
+        self.rate = rate
+        self.returning: deque[Ticket] = deque()
+        """Those whose replica has failed them. They have waited once."""
+
+    def __len__(self) -> int:
+        return len(self.returning) + len(self.queue)
 
 
 class Admission:
-    """As a block around a request's work. While draining nobody enters, and `empty` tells when all have left."""
-
-    def __init__(self) -> None:
-        self.inside = 0
+    def __init__(self, fleet: Fleet, watch: Watch, make_queue: Callable[[], Queue[Ticket]]) -> None:
         self.entered = 0
         self.draining = False
+        self.clock = watch.clock
+        self.due = math.inf
+        """When a drain's patience ends."""
+        self._fleet = fleet
+        self._watch = watch
+        self._make_queue = make_queue
+        self._inside: set[Ticket] = set()
+        self._lines: dict[str, Line] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+        fleet.on_room = self._hand_on
+        fleet.on_change = self._look_again
+        fleet.wanted = self._is_wanted
 
-    def __enter__(self) -> Self:
+    def admit(self, call: Call, expected: Expected, record: Record) -> Ticket:
+        return Ticket(self, call, expected, record)
+
+    @property
+    def inside(self) -> int:
+        return len(self._inside)
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def line(self, model: str) -> Line:
+        line = self._lines.get(model)
+        if line is None:  # only models that a replica serves come here, so there are few
+            line = self._lines[model] = Line(self._make_queue(), ServiceRate(self.clock))
+        return line
+
+    # --- a ticket's way -----------------------------------------------------------------------------------------
+
+    def enter(self, ticket: Ticket) -> None:
         if self.draining:
-            raise Draining(retry_after=1.0)
-        self.inside += 1
+            raise Draining(retry_after=DRAINED_S)
         self.entered += 1
+        self._inside.add(ticket)
+        self._watch.add(ticket)
         self._empty.clear()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.inside -= 1
-        if self.inside == 0:
+    def leave(self, ticket: Ticket, usage: Usage | None) -> None:
+        self._inside.discard(ticket)
+        self._watch.discard(ticket)
+        if ticket.charged:
+            line = self.line(ticket.call.model)
+            used = 0.0 if usage is None else cost_of(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
+            line.queue.settle(ticket.tenant, ticket.cost, used)
+            if usage is not None:
+                line.rate.finished(self.clock() - ticket.since)
+        if not self._inside:
             self._empty.set()
 
+    def take(self, ticket: Ticket, *, anew: bool = True) -> bool:
+        """A lease at once, if there is room and nobody waits for it with a better right."""
+        waiting = self._lines.get(ticket.call.model)
+        if anew and waiting is not None and len(waiting):
+            return False
+        lease = self._fleet.lease(ticket.call, ticket.avoiding)
+        if lease is None:
+            return False
+        if anew:
+            self.line(ticket.call.model).queue.charge(ticket)
+            ticket.charged = True
+        ticket.since = self.clock()
+        ticket.grant(lease)
+        return True
+
+    def queue(self, ticket: Ticket) -> None:
+        """A place in the line; refused at once where waiting cannot end well."""
+        line = self.line(ticket.call.model)
+        if not line.queue.has_room_for(ticket):
+            raise QueueFull(retry_after=line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model)))
+        late_by = self.clock() + self.wait_for(ticket) - ticket.expires_at
+        if late_by >= 0:
+            raise WouldMissDeadline(retry_after=late_by)
+        line.queue.push(ticket)
+
+    def requeue(self, ticket: Ticket) -> None:
+        self.line(ticket.call.model).returning.append(ticket)
+
+    def forget(self, ticket: Ticket) -> None:
+        """It waits no longer."""
+        line = self.line(ticket.call.model)
+        if not line.queue.remove(ticket) and ticket in line.returning:
+            line.returning.remove(ticket)
+
+    def wait_for(self, ticket: Ticket) -> float:
+        """How long a newcomer like this would wait, as far as can be known."""
+        line = self.line(ticket.call.model)
+        ahead = len(line.returning) + line.queue.ahead_of(ticket)
+        return line.rate.wait_for(ahead, self._fleet.slots(ticket.call.model))
+
+    # --- room for others ----------------------------------------------------------------------------------------
+
+    def _hand_on(self, replica: Replica) -> None:
+        """A slot is free. Of several models that it could serve, the one goes first that has waited longest."""
+        lines = [(model, line) for model in replica.models if (line := self._lines.get(model)) and len(line)]
+        if len(lines) > 1:
+            lines.sort(key=lambda each: each[1].queue.oldest_since() or 0.0)
+        for model, line in lines:
+            self._serve(model, line)
+
+    def _is_wanted(self, replica: Replica) -> bool:
+        return any(len(line) for model in replica.models if (line := self._lines.get(model)) is not None)
+
+    def _look_again(self) -> None:
+        for model, line in self._lines.items():
+            if len(line):
+                self._serve(model, line)
+
+    def _serve(self, model: str, line: Line) -> None:
+        for ticket in list(line.returning):
+            if self._grant(ticket):
+                line.returning.remove(ticket)
+        while (head := line.queue.pop(lambda waiting: not self._fleet.is_full_for(waiting.call))) is not None:
+            head.charged = True
+            self._grant(head)
+
+    def _grant(self, ticket: Ticket) -> bool:
+        try:
+            lease = self._fleet.lease(ticket.call, ticket.avoiding)
+        except NoReplica as error:
+            ticket.refuse(error)
+            return True
+        if lease is None:
+            return False
+        ticket.since = self.clock()
+        ticket.grant(lease)
+        return True
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def drain(self, patience_s: float) -> None:
+        """Nobody enters any more; what runs gets this long, and is then ended with the reason."""
+        self.draining = True
+        self.due = self.clock() + patience_s
+        self._watch.add(self)
+
+    def expire(self, now: float) -> None:
+        self.due = math.inf
+        for ticket in list(self._inside):
+            ticket.cut(Draining())
+
     async def empty(self) -> None:
+        """All have left."""
         await self._empty.wait()
+        self._watch.discard(self)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from app.clock import Clock
-from app.errors import GatewayError, WrongMethod
+from app.errors import Draining, GatewayError, WrongMethod
 from app.gateway.lifeline import Lifeline
 from app.generation import Route
 from app.telemetry.record import Record
@@ -58,7 +58,7 @@ class Answer:
         """The one write was the end."""
 
     async def fail(self, error: GatewayError) -> None:
-        close = self._client.answer_is_last()
+        close = self._client.answer_is_last() or isinstance(error, Draining)
         await send_error(self._send, error, self._record, close=close, also=self._also)
 
     async def _send(self, message: dict[str, Any]) -> None:

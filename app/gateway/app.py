@@ -21,7 +21,7 @@ from app.cluster.replica import Replica
 from app.engines.base import Engine
 from app.engines.http import HttpEngine
 from app.engines.http import Timeouts as EngineTimeouts
-from app.gateway.admission import Admission
+from app.gateway.admission import Admission, Ticket
 from app.gateway.behind import fastapi_app
 from app.gateway.dispatch import Dispatch
 from app.gateway.edge import Edge, EdgeLimits
@@ -30,16 +30,27 @@ from app.gateway.intake import Defaults, Intake
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.routing import POLICIES
-from app.reliability.retry import Retry
+from app.reliability.circuit import Circuit
+from app.reliability.fair_queue import FairQueue, Fifo, Queue
+from app.reliability.hedge import HedgeDelay
+from app.reliability.limit import AdaptiveLimit
+from app.reliability.retry import Retry, RetryBudget
+from app.reliability.stores.redis import SharedStore, UnusableStore
 from app.reliability.watch import Watch
-from app.settings import Settings
-from app.telemetry.base import EngineChanged, Everyone, Telemetry
+from app.settings import BadSetting, Settings
+from app.telemetry.base import CircuitChanged, EngineChanged, Everyone, StoreChanged, Telemetry
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
 from app.version import VERSION
 
 GARBAGE_THRESHOLD = 20_000
 """New objects between two looks for garbage; Python's own 700 is a dozen requests."""
+
+ADAPTED = 16
+"""An adaptive limit may become so many times what it started with."""
+
+LONGEST_PAUSES = 12
+"""How many times its first pause a replica that goes on failing rests at most."""
 
 
 class Gateway:
@@ -66,13 +77,16 @@ class Gateway:
         """Why the gateway ended by itself, if it did."""
         self._on_progress = on_progress
         self._engines: dict[str, LocalEngine] = {}
+        self.store = self._shared_store()
         self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
         self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
-        self.admission = Admission()
+        self.admission = Admission(self.fleet, self.watch, self._line)
         for name, engine in (self._external_engines() if engines is None else engines).items():
-            self.fleet.add(Replica(name, engine))
+            self.fleet.add(self._replica(name, engine))
         retry = Retry(attempts=settings.routing.max_attempts)
-        dispatch = Dispatch(self.fleet, retry, self.telemetry, clock)
+        budget = RetryBudget(settings.routing.retry_share, clock)
+        hedge = HedgeDelay(settings.routing.hedge_share, clock)
+        dispatch = Dispatch(self.fleet, retry, budget, hedge, self.telemetry, clock)
         endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), _unix_now())
         behind = fastapi_app(endpoints, self._lifespan)
         pipeline = Pipeline(self.admission, dispatch)
@@ -87,6 +101,8 @@ class Gateway:
         try:
             async with self._started_engines(), asyncio.TaskGroup() as loops:
                 running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
+                if self.store is not None:
+                    running.append(loops.create_task(self.store.keep_watch()))
                 _leave_what_stays_to_the_end()
                 try:
                     yield
@@ -96,6 +112,8 @@ class Gateway:
         finally:
             for replica in self.fleet.replicas:
                 await replica.engine.aclose()
+            if self.store is not None:
+                await self.store.aclose()
             self.log.close()
 
     @asynccontextmanager
@@ -110,7 +128,7 @@ class Gateway:
         )
         async with launcher:
             for engine in launcher.engines:
-                self.fleet.add(Replica(engine.name, self._http_engine(engine.base_url)))
+                self.fleet.add(self._replica(engine.name, self._http_engine(engine.base_url)))
             yield
 
     def _engine_changed(self, engine: LocalEngine) -> None:
@@ -134,8 +152,40 @@ class Gateway:
             backends.append(RequestLog(self.log, as_json=as_json, unlogged=unlogged))
         return backends
 
+    def _shared_store(self) -> SharedStore | None:
+        storage = self.settings.storage
+        if storage.redis_url is None:
+            return None
+        url = storage.redis_url.get_secret_value()
+        try:
+            return SharedStore(url, storage.redis_timeout_s, self.clock, self._store_changed)
+        except UnusableStore as error:
+            raise BadSetting(str(error)) from None
+
+    def _store_changed(self, available: bool, reason: str) -> None:
+        self.telemetry.note(StoreChanged(available, reason))
+
     def _external_engines(self) -> dict[str, Engine]:
         return {_host(url): self._http_engine(url) for url in self.settings.engine.urls}
+
+    def _replica(self, name: str, engine: Engine) -> Replica:
+        admission, routing = self.settings.admission, self.settings.routing
+        circuit = Circuit(
+            routing.circuit_failures,
+            routing.circuit_pause_s,
+            LONGEST_PAUSES * routing.circuit_pause_s,
+            self.clock,
+            lambda state: self.telemetry.note(CircuitChanged(name, state.value)),
+        )
+        reserved = int(admission.slots * admission.interactive_share)
+        limit = AdaptiveLimit(admission.slots, 1, ADAPTED * admission.slots) if admission.adaptive else None
+        return Replica(name, engine, slots=admission.slots, reserved=reserved, circuit=circuit, limit=limit)
+
+    def _line(self) -> Queue[Ticket]:
+        admission = self.settings.admission
+        if not admission.backpressure:
+            return Fifo(self.clock)
+        return FairQueue(admission.places, admission.token_places, admission.promote_after_s, self.clock)
 
     def _http_engine(self, url: str) -> HttpEngine:
         limits = self.settings.timeouts
@@ -147,7 +197,8 @@ class Gateway:
     def _intake(self) -> Intake:
         sampling, edge = self.settings.sampling, self.settings.edge
         defaults = Defaults(sampling.max_tokens, sampling.temperature)
-        return Intake(self.fleet, defaults, edge.max_choices, edge.request_timeout_s)
+        along = self.settings.engine.counts_along
+        return Intake(self.fleet, defaults, edge.max_choices, edge.request_timeout_s, along)
 
     def _edge_limits(self) -> EdgeLimits:
         edge = self.settings.edge

@@ -1,16 +1,19 @@
-"""Sends a call to a replica, and to another one if the first fails before the commit point."""
+"""Sends a call to the replica that its ticket holds, and to another one if that fails before the commit point."""
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
 from app.clock import Clock
 from app.cluster.fleet import Fleet
-from app.cluster.replica import Replica
-from app.errors import EngineError, EngineUnreachable, NoReplica
+from app.cluster.replica import Lease
+from app.errors import EngineBusy, EngineError, EngineUnreachable, NoReplica
+from app.gateway.admission import Ticket
 from app.gateway.answers import Sink
+from app.gateway.hedge import Race
 from app.generation import Call
-from app.reliability.retry import Retry
+from app.reliability.hedge import HedgeDelay
+from app.reliability.retry import Retry, RetryBudget
 from app.telemetry.base import EngineErrorSeen, Telemetry
 from app.telemetry.record import Record
 from app.wire.answers import stream_reader, usage_of
@@ -21,61 +24,116 @@ class Dispatch:
         self,
         fleet: Fleet,
         retry: Retry,
+        budget: RetryBudget,
+        hedge: HedgeDelay,
         telemetry: Telemetry,
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._fleet = fleet
         self._retry = retry
+        self._budget = budget
+        self._hedge = hedge
         self._telemetry = telemetry
         self._clock = clock
         self._sleep = sleep
 
-    async def send(self, call: Call, out: Sink, record: Record) -> None:
+    async def send(self, call: Call, ticket: Ticket, out: Sink, record: Record) -> None:
+        self._budget.deposit()
         failed: dict[str, EngineError] = {}
         for attempt in itertools.count(1):
-            with self._lease(call, failed) as replica:
-                record.replica, record.attempts = replica.name, attempt
-                try:
-                    await self._relay(replica, call, out, record)
-                    return
-                except EngineError as error:
-                    pause = None
-                    if not out.committed:
-                        pause = self._retry.pause_after(attempt, error, call.expires_at - self._clock())
-                    self._tell(replica, call, error, retried=pause is not None)
-                    if pause is None:
-                        raise
-                    failed[replica.name] = error
+            record.replica, record.attempts = ticket.lease.replica.name, attempt
+            try:
+                await self._relay(ticket, call, out, record)
+            except EngineError as error:
+                failed[ticket.lease.replica.name] = error
+                pause = None if out.committed else self._pause_after(attempt, error, call, failed, ticket.left_s)
+                self._tell(ticket.lease, call, error, retried=pause is not None)
+                if pause is None:
+                    _advise(error, attempt)
+                    raise
+            else:
+                ticket.lease.succeeded()
+                return
+            ticket.release()
             await self._sleep(pause)
+            await self._move(ticket, failed)
 
-    def _lease(self, call: Call, failed: dict[str, EngineError]) -> Replica:
-        """A replica that has not failed this call yet. Where none is left, the last failure says more than 'none'."""
+    def _pause_after(
+        self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
+    ) -> float | None:
+        """Seconds until the next attempt; `None` where there must not or cannot be one."""
+        pause = self._retry.pause_after(attempt, error, left_s)
+        if pause is None or not self._fleet.has_other(call.model, than=failed) or not self._budget.withdraw():
+            return None
+        return pause
+
+    async def _move(self, ticket: Ticket, failed: dict[str, EngineError]) -> None:
+        """To a replica that has not failed this call yet. Where none is left, the last failure says more than that."""
         try:
-            return self._fleet.lease(call, avoiding=failed)
+            await ticket.move(failed)
         except NoReplica:
-            if failed:
-                raise list(failed.values())[-1] from None
-            raise
+            raise list(failed.values())[-1] from None
 
-    async def _relay(self, replica: Replica, call: Call, out: Sink, record: Record) -> None:
-        async with replica.engine.open(call) as blocks:
-            if not call.stream:
+    async def _relay(self, ticket: Ticket, call: Call, out: Sink, record: Record) -> None:
+        if not call.stream:
+            async with ticket.lease.replica.engine.open(call) as blocks:
                 async for body in blocks:
                     record.usage = usage_of(body)
                     await out.write(body)
-                return
-            reader = stream_reader(call.route, shows_usage=call.shows_usage)
-            try:
-                async for block in blocks:
-                    if shown := reader.read(block):
-                        await out.write(shown)
-                reader.close()
-            finally:
-                record.usage = reader.usage
+            return
+        began = self._clock()
+        hedge_s = self._hedge.after(call.model)
+        if hedge_s is None:
+            async with ticket.lease.replica.engine.open(call) as blocks:
+                first = await anext(blocks, b"")
+                self._hedge.saw(call.model, self._clock() - began)
+                await self._stream(ticket.lease, first, blocks, call, out, record)
+        else:
+            async with Race(ticket.lease, call, hedge_s, lambda: self._second(ticket)) as race:
+                won = race.winner
+                self._hedge.saw(call.model, self._clock() - began)
+                ticket.hold(won.lease)
+                record.replica = won.lease.replica.name
+                await self._stream(won.lease, won.first, won.blocks, call, out, record)
         await out.end()
 
-    def _tell(self, replica: Replica, call: Call, error: EngineError, *, retried: bool) -> None:
+    async def _stream(
+        self, lease: Lease, first: bytes, blocks: AsyncIterator[bytes], call: Call, out: Sink, record: Record
+    ) -> None:
+        lease.answers()
+        reader = stream_reader(call)
+        try:
+            if shown := reader.read(first):
+                await out.write(shown)
+            async for block in blocks:
+                if shown := reader.read(block):
+                    await out.write(shown)
+            reader.close()
+        finally:
+            record.usage = reader.usage
+            record.events = reader.events
+
+    def _second(self, ticket: Ticket) -> Lease | None:
+        """Another replica, if one has room while this one dawdles, and if that may be tried once more."""
+        try:
+            lease = self._fleet.lease(ticket.call, avoiding=(ticket.lease.replica.name,))
+        except NoReplica:
+            return None
+        if lease is not None and not self._hedge.take():
+            lease.release()
+            return None
+        return lease
+
+    def _tell(self, lease: Lease, call: Call, error: EngineError, *, retried: bool) -> None:
+        if error.blames_engine:
+            lease.failed()
         if isinstance(error, EngineUnreachable):
-            self._fleet.failed(replica, type(error).__name__)
-        self._telemetry.note(EngineErrorSeen(call.id, replica.name, type(error).__name__, error.detail, retried))
+            self._fleet.failed(lease.replica, type(error).__name__)
+        self._telemetry.note(EngineErrorSeen(call.id, lease.replica.name, type(error).__name__, error.detail, retried))
+
+
+def _advise(error: EngineError, attempts: int) -> None:
+    """What was tried on several replicas is not to be tried again by the client's library on top."""
+    if attempts > 1 and not isinstance(error, EngineBusy):
+        error.should_retry = False

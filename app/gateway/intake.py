@@ -37,12 +37,14 @@ class Intake:
     defaults: Defaults
     max_choices: int
     timeout_s: float
+    counts_along: bool = False
+    """The engines understand `continuous_usage_stats`."""
 
     def call(self, route: Route, request_id: str, body: bytes, headers: Headers, now: float) -> Call:
         request = parse(route, body)
         choices = 1
         max_tokens: int | None = None
-        stream = shows_usage = False
+        stream = shows_usage = counts_along = False
         added: dict[str, Any] = {}
         if isinstance(request, Sampled):
             choices = self._choices(request)
@@ -56,8 +58,9 @@ class Intake:
         if stream and isinstance(request, Sampled):
             options = request.stream_options
             shows_usage = options is not None and bool(options.include_usage)
-            if not shows_usage:
-                added["stream_options"] = _counting(options)
+            counts_along = self.counts_along and not (shows_usage and options and options.continuous_usage_stats)
+            if not shows_usage or counts_along:
+                added["stream_options"] = _counting(options, along=counts_along)
         return Call(
             id=request_id,
             route=route,
@@ -66,6 +69,7 @@ class Intake:
             expires_at=now + self._time_allowed(headers),
             stream=stream,
             shows_usage=shows_usage,
+            counts_along=counts_along,
             prompt_bytes=len(body),
             max_tokens=max_tokens,
             choices=choices,
@@ -97,11 +101,11 @@ class Intake:
         return min(self.timeout_s, int(asked) / 1e3)
 
 
-def _counting(options: StreamOptions | None) -> dict[str, Any]:
-    """The client's options, except that the stream tells its usage, once."""
+def _counting(options: StreamOptions | None, *, along: bool) -> dict[str, Any]:
+    """The client's options, except that the stream tells its usage: at its end, or `along` with each event too."""
     kept = msgspec.to_builtins(options) if options is not None else {}
     kept.pop("continuous_usage_stats", None)
-    return {**kept, "include_usage": True}
+    return {**kept, "include_usage": True, **({"continuous_usage_stats": True} if along else {})}
 
 
 def check_media_type(headers: Headers) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from app.errors import BodyTooLarge, BodyTooSlow, ClientGone, GatewayError
+from app.errors import BodyTooLarge, BodyTooSlow, ClientGone, ClientStalled, GatewayError
 from app.reliability.watch import Watch
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -40,7 +40,7 @@ class Lifeline:
         self._connection = connection
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._overdue: type[GatewayError] = ClientGone
+        self._overdue: type[GatewayError] = ClientStalled
         self._cut_by: GatewayError | None = None
 
     async def __aenter__(self) -> Self:
@@ -82,7 +82,7 @@ class Lifeline:
                 size += len(part)
             body = b"".join(parts)
         self.due = math.inf
-        self._overdue = ClientGone
+        self._overdue = ClientStalled
         if len(body) > max_bytes:
             raise BodyTooLarge
         self.complete = True

@@ -3,7 +3,7 @@
 from app.gateway.admission import Admission
 from app.gateway.answers import Sink
 from app.gateway.dispatch import Dispatch
-from app.generation import Call
+from app.generation import Call, Expected
 from app.telemetry.record import Record
 
 
@@ -13,5 +13,8 @@ class Pipeline:
         self._dispatch = dispatch
 
     async def serve(self, call: Call, out: Sink, record: Record) -> None:
-        with self._admission:
-            await self._dispatch.send(call, out, record)
+        expected = Expected(
+            call.prompt_bytes // 4, call.max_tokens or 256, call.prompt_bytes // 4 + (call.max_tokens or 256)
+        )
+        async with self._admission.admit(call, expected, record) as ticket:
+            await self._dispatch.send(call, ticket, out, record)

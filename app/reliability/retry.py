@@ -1,10 +1,13 @@
-"""Whether to try again, and after what pause. Arithmetic only; who retries is `dispatch`."""
+"""Whether to try again, after what pause, and how often in all. Arithmetic only; who retries is `dispatch`."""
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.clock import Clock
 from app.errors import GatewayError
+
+SLICES = 10
 
 
 @dataclass(frozen=True)
@@ -20,3 +23,44 @@ class Retry:
             return None
         pause = self.jitter() * min(self.longest_pause_s, self.first_pause_s * 2 ** (attempt - 1))
         return pause if pause < left_s else None
+
+
+class RetryBudget:
+    """Second tries as a share of recent first ones, so that a fleet in trouble does not get twice the work.
+
+    `least_per_s` lets few requests have retries too. Finagle's budget: a first try brings `share` of a retry, which
+    is forgotten after `ttl_s`, and so is each retry that was made.
+    """
+
+    def __init__(self, share: float, clock: Clock, least_per_s: float = 1.0, ttl_s: float = 10.0) -> None:
+        self._share = share
+        self._clock = clock
+        self._slice_s = ttl_s / SLICES
+        self._reserve = least_per_s * (ttl_s - self._slice_s)
+        """The window may be short of its oldest slice, and then allows no more than that."""
+        self._firsts = [0] * SLICES
+        self._retries = [0] * SLICES
+        self._latest = int(clock() / self._slice_s)
+
+    def deposit(self) -> None:
+        """A first try was made."""
+        self._firsts[self._now()] += 1
+
+    def withdraw(self) -> bool:
+        """Take one retry, if there is one."""
+        if self._share <= 0:
+            return False
+        now = self._now()
+        if self._share * sum(self._firsts) + self._reserve - sum(self._retries) < 1:
+            return False
+        self._retries[now] += 1
+        return True
+
+    def _now(self) -> int:
+        """The slice of now, empty if it has just begun."""
+        number = int(self._clock() / self._slice_s)
+        if number > self._latest:
+            for passed in range(max(self._latest, number - SLICES) + 1, number + 1):
+                self._firsts[passed % SLICES] = self._retries[passed % SLICES] = 0
+            self._latest = number
+        return self._latest % SLICES

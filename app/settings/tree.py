@@ -100,6 +100,17 @@ class Engine:
         "ENGINE_START_TIMEOUT", 600.0, "Seconds in which a started engine must have loaded its model."
     )
 
+    exact_usage: bool | None = setting(
+        "EXACT_USAGE",
+        None,
+        "Have engines count with each event of a stream (`continuous_usage_stats`), so that a stream which its client "
+        "leaves is charged to the token, too. Unset: those that the gateway starts are asked to, others are not.",
+    )
+
+    @property
+    def counts_along(self) -> bool:
+        return self.type != "external" if self.exact_usage is None else self.exact_usage
+
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         if self.type == "external" and not self.urls:

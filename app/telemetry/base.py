@@ -25,6 +25,14 @@ class ReplicaChanged:
 
 
 @dataclass(frozen=True)
+class CircuitChanged:
+    """A replica gets no requests for a while (`open`), one to try (`half_open`), or all again (`closed`)."""
+
+    replica: str
+    state: str
+
+
+@dataclass(frozen=True)
 class EngineChanged:
     """A process that we started, seen by its launcher."""
 
@@ -33,7 +41,15 @@ class EngineChanged:
     reason: str
 
 
-Event = EngineErrorSeen | ReplicaChanged | EngineChanged
+@dataclass(frozen=True)
+class StoreChanged:
+    """The store that gateways share came or went."""
+
+    available: bool
+    reason: str
+
+
+Event = EngineErrorSeen | ReplicaChanged | CircuitChanged | EngineChanged | StoreChanged
 
 
 class Telemetry(Protocol):

@@ -13,9 +13,9 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from app.errors import Outcome
+from app.errors import ClientStalled, Outcome
 from app.generation import Route
-from app.telemetry.base import EngineChanged, EngineErrorSeen, Event, ReplicaChanged
+from app.telemetry.base import CircuitChanged, EngineChanged, EngineErrorSeen, Event, ReplicaChanged, StoreChanged
 from app.telemetry.record import Record
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -59,12 +59,22 @@ class Metrics:
         self._replicas = Gauge(
             "gllm_replica_ready", "Whether a replica answers (1) or not (0)", ["replica"], registry=registry
         )
+        self._slow_readers = Counter(
+            "gllm_slow_readers", "Clients cut off because they stopped reading", registry=registry
+        )
+        self._circuits = Gauge(
+            "gllm_circuit_open",
+            "Whether a replica is being given a pause (1) or not (0)",
+            ["replica"],
+            registry=registry,
+        )
         self._ttft = latency.labels("ttft")
         self._total = latency.labels("total")
         self._outcomes = {outcome: outcomes.labels(outcome.value) for outcome in Outcome}
         self._errors = cache(errors.labels)
         self._answered = cache(lambda method, endpoint, status: requests.labels(method, endpoint, str(status)))
         self._took = cache(duration.labels)
+        self._store_up = cache(self._store_gauge)
 
     def began(self, record: Record) -> None:
         self._in_progress.inc()
@@ -75,6 +85,8 @@ class Metrics:
         self._answered(method, record.endpoint, record.status).inc()
         self._took(method, record.endpoint).observe(record.ended - record.began)
         self._outcomes[record.outcome].inc()
+        if record.error == ClientStalled.__name__:
+            self._slow_readers.inc()
         if record.endpoint in GENERATIONS:
             self._generated(record)
 
@@ -91,10 +103,19 @@ class Metrics:
                 self._errors(error).inc()
             case ReplicaChanged(replica=replica, state="removed"):
                 self._replicas.remove(replica)
+                self._circuits.remove(replica)
             case ReplicaChanged(replica=replica, state=state):
                 self._replicas.labels(replica).set(state == "ready")
+            case CircuitChanged(replica=replica, state=state):
+                self._circuits.labels(replica).set(state != "closed")
             case EngineChanged():
                 pass  # it shows as its replica's state
+            case StoreChanged(available=available):
+                self._store_up().set(available)
+
+    def _store_gauge(self) -> Gauge:
+        """Only where there is a store: a gauge that is 0 because nothing was set would raise an alarm."""
+        return Gauge("gllm_shared_store_up", "Whether the shared store answers (1) or not (0)", registry=self._registry)
 
     def page(self) -> bytes:
         return generate_latest(self._registry)

@@ -28,4 +28,6 @@ class Record(msgspec.Struct):
     """The answer was made for an earlier request with the same idempotency key."""
     first_byte: float = 0.0
     ended: float = 0.0
+    events: int = 0
+    """How many came from the engine, of a stream."""
     usage: Usage | None = None

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from app.errors import EngineBroken, EngineNonsense
-from app.generation import Route, Usage
+from app.generation import Call, Route, Usage
 from app.wire.edits import remove_field
 from app.wire.sse import data_of, split
 
@@ -105,17 +105,39 @@ def usage_of(body: bytes) -> Usage | None:
         raise EngineNonsense(detail=_printable(body)) from error
 
 
-class ChatStream:
-    """A stream of chat or completion chunks: `choices: []` carries the usage, `[DONE]` is the end."""
+_COUNT_ALONG = re.compile(rb',(?<!"choices":\[\],)"usage":(\{[^{}]*(?:\{[^{}]*\}[^{}]*)?\})\}(?=\r?\n)')
+"""Usage as the last field of a chunk that has choices too. Inside a JSON string its quotes would be escaped."""
 
-    def __init__(self, shows_usage: bool) -> None:
-        self.usage: Usage | None = None
+
+class ChatStream:
+    """A stream of chat or completion chunks: `choices: []` carries the usage, `[DONE]` is the end.
+
+    `counts_along`: the engine tells with each chunk what is used so far, for us alone. So it is known to the token
+    what to charge when a client hangs up. That is cut out without reading it; only the last is ever read.
+    """
+
+    def __init__(self, *, shows_usage: bool, counts_along: bool) -> None:
+        self.events = 0
         self._shows_usage = shows_usage
+        self._counts_along = counts_along
+        self._usage: Usage | None = None
+        self._latest = b""
         self._ended = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """As far as it is known now."""
+        return _read(Raw(self._latest), self._usage)
 
     def read(self, block: bytes) -> bytes:
         """What of `block` the client gets, possibly nothing."""
-        shown = b"".join(map(self._count, split(block))) if b'"usage"' in block else block
+        shown = block
+        self.events += block.count(b"\n\n")
+        if b'"usage"' in block:
+            if self._counts_along:
+                shown = _COUNT_ALONG.sub(self._note, block)
+            if b'"usage"' in shown:
+                shown = b"".join(map(self._count, split(shown)))
         if b'"error"' in block:
             self._check(block)
         if b"[DONE]" in block:
@@ -127,6 +149,10 @@ class ChatStream:
         if not self._ended:
             raise EngineBroken
 
+    def _note(self, count: re.Match[bytes]) -> bytes:
+        self._latest = count[1]
+        return b"}"
+
     def _count(self, one: bytes) -> bytes:
         if b'"usage"' not in one:
             return one
@@ -137,7 +163,7 @@ class ChatStream:
             return one
         if not _there(chunk.usage):
             return one
-        self.usage = _read(chunk.usage, self.usage)
+        self._usage, self._latest = _read(chunk.usage, self.usage), b""
         if self._shows_usage:
             return one
         if not chunk.choices:
@@ -161,11 +187,13 @@ class _NamedStream:
     end: re.Pattern[bytes]
     failure: re.Pattern[bytes]
 
-    def __init__(self, shows_usage: bool) -> None:
+    def __init__(self) -> None:
+        self.events = 0
         self.usage: Usage | None = None
         self._ended = False
 
     def read(self, block: bytes) -> bytes:
+        self.events += block.count(b"\n\n")
         if b'"usage"' in block:
             for one in split(block):
                 self._count(one)
@@ -205,11 +233,15 @@ class MessagesStream(_NamedStream):
 
 AnswerStream = ChatStream | ResponsesStream | MessagesStream
 
-_STREAMS: dict[Route, type[AnswerStream]] = {Route.RESPONSES: ResponsesStream, Route.MESSAGES: MessagesStream}
+_NAMED: dict[Route, type[ResponsesStream | MessagesStream]] = {
+    Route.RESPONSES: ResponsesStream,
+    Route.MESSAGES: MessagesStream,
+}
 
 
-def stream_reader(route: Route, *, shows_usage: bool) -> AnswerStream:
-    return _STREAMS.get(route, ChatStream)(shows_usage)
+def stream_reader(call: Call) -> AnswerStream:
+    named = _NAMED.get(call.route)
+    return ChatStream(shows_usage=call.shows_usage, counts_along=call.counts_along) if named is None else named()
 
 
 def _printable(said: bytes) -> str:

@@ -40,6 +40,7 @@ ERRORS: dict[type[e.GatewayError], Row] = {
     e.LargerThanLimit: Row(429, _LIMIT, "request_larger_than_limit"),
     e.HeadersTooLarge: Row(431, _CLIENT, "headers_too_large"),
     e.ClientGone: Row(499, _CLIENT, "client_gone"),
+    e.ClientStalled: Row(499, _CLIENT, "client_stalled"),
     e.Unforeseen: Row(500, _SERVER, "internal_error"),
     e.EngineLacks: Row(501, _CLIENT, "not_supported_by_engine"),
     e.EngineUnreachable: Row(502, _SERVER, "engine_unreachable"),

@@ -56,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
     early = held_back()
     try:
         settings = settings_from(args)
+        from gllm.cli.serving import serve
+
+        return serve(settings, early)
     except BadSetting as error:
         print(f"gllm: {error}", file=sys.stderr)
         return USAGE
-    from gllm.cli.serving import serve
-
-    return serve(settings, early)
 
 
 def settings_from(args: argparse.Namespace) -> Settings:

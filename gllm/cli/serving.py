@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import os
 import shlex
 import signal
@@ -29,6 +28,9 @@ STOPPED, FAILED, KILLED = 0, 1, 130
 KEEP_ALIVE_S = 75
 BACKLOG = 4_096
 TAIL_SHOWN = 12
+
+LAST_WRITES_S = 5
+"""All answers have ended by then; their last bytes may still be on their way."""
 
 PATIENCE_S = 3.0
 """For servers that are said to run already."""
@@ -94,6 +96,7 @@ class Serving:
         self._listener = listener
         self._url = _url(listener)
         self._progress = progress
+        self._stopping = asyncio.Event()
         self._said: deque[str] = deque(maxlen=TAIL_SHOWN)
         self._gateway = Gateway(settings, on_progress=self._engine_says)
         self._server = _Server(_config(settings, self._gateway))
@@ -103,11 +106,12 @@ class Serving:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
         async with asyncio.TaskGroup() as tasks:
-            greeting = tasks.create_task(self._greet())
+            beside = [tasks.create_task(self._greet()), tasks.create_task(self._drain())]
             try:
                 await self._server.serve(sockets=[self._listener])
             finally:
-                greeting.cancel()
+                for task in beside:
+                    task.cancel()
         self._progress.done()
         if self._gateway.failure:
             raise CannotServe(self._explained(self._gateway.failure))
@@ -116,7 +120,7 @@ class Serving:
     async def _greet(self) -> None:
         """Say where the gateway is, and how to talk to it, once there is somebody to talk to."""
         urls = self._settings.engine.urls
-        while not self._gateway.fleet.ready:
+        while not (self._gateway.fleet.ready or self._stopping.is_set()):
             self._progress.tick()
             await asyncio.sleep(0.1)
             if urls and self._progress.seconds > PATIENCE_S:
@@ -125,7 +129,7 @@ class Serving:
                     flush=True,
                 )
                 urls = ()
-        if not self._server.should_exit:
+        if not self._stopping.is_set():
             self._progress.done()
             print(greeting(self._url, list(self._gateway.fleet.models), self._progress.seconds), flush=True)
 
@@ -134,14 +138,20 @@ class Serving:
         self._progress.line(name, line)
 
     def _stop(self) -> None:
-        if self._server.should_exit:  # asked twice
+        if self._stopping.is_set():  # asked twice
             self._progress.done()
             os._exit(KILLED)  # the keepers notice, and end the engines
-        self._server.should_exit = True
-        self._gateway.admission.draining = True
+        self._stopping.set()
+        self._gateway.admission.drain(self._settings.listen.drain_s)
         self._progress.done()
         if not self._gateway.failure:
             print("\nStopping. Running answers may finish; once more stops at once.", flush=True)
+
+    async def _drain(self) -> None:
+        """Until the last answer has ended, newcomers are still told why they are not served, and by when to come."""
+        await self._stopping.wait()
+        await self._gateway.admission.empty()
+        self._server.should_exit = True
 
     def _explained(self, failure: str) -> str:
         said = "".join(f"\n  | {line}" for line in self._said)
@@ -167,7 +177,7 @@ def _config(settings: Settings, gateway: Gateway) -> uvicorn.Config:
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=math.ceil(settings.listen.drain_s),
+        timeout_graceful_shutdown=LAST_WRITES_S,
     )
 
 

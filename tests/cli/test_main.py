@@ -58,6 +58,10 @@ finally:
             ["serve", "--engine", "external"],
             "gllm: ENGINE_TYPE=external needs ENGINE_URLS: the base URLs of the servers to use.\n",
         ),
+        (
+            ["serve", "--port", "0", "--engine-url", "http://127.0.0.1:9"],
+            "gllm: REDIS_URL must be a URL like redis://:PASSWORD@HOST:6379/0.\n",
+        ),
     ],
 )
 def test_a_bad_setting_is_told_and_ends_with_2(
@@ -65,6 +69,7 @@ def test_a_bad_setting_is_told_and_ends_with_2(
 ) -> None:
     for name in ("HOST", "PORT", "ENGINE_TYPE", "ENGINE_URLS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("REDIS_URL", "localhost")  # which is looked at last
     assert main(argv) == 2
     assert capsys.readouterr().err == sentence
 

@@ -2,24 +2,28 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cluster.fleet import Fleet
-from app.cluster.replica import Replica, State
+from app.cluster.replica import Lease, Replica, State
 from app.engines.scripted import Scripted
 from app.errors import NoReplica, UnknownModel
 from app.gateway.routing import POLICIES
 from app.generation import Call, Route
+from app.reliability.circuit import Circuit
 from app.telemetry.base import ReplicaChanged
+from app.tenant import Priority
+from tests.support.clock import FakeClock
 from tests.support.recorder import Recorder
 
 
-def call(model: str = "demo") -> Call:
-    return Call(id="r", route=Route.CHAT, model=model, body=b"{}", expires_at=0)
+def call(model: str = "demo", priority: Priority = Priority.NORMAL) -> Call:
+    return Call(id="r", route=Route.CHAT, model=model, body=b"{}", expires_at=0, priority=priority)
 
 
 class Place:
@@ -29,12 +33,23 @@ class Place:
         self.recorder = Recorder()
         self.fleet = Fleet(POLICIES[policy](), self.recorder)
 
-    def add(self, name: str, *models: str, length: int | None = None) -> Replica:
-        replica = Replica(name, Scripted())
+    def add(self, name: str, *models: str, length: int | None = None, **how: Any) -> Replica:
+        replica = Replica(name, Scripted(), **how)
         self.fleet.add(replica)
         if models:
             self.fleet.answered(replica, dict.fromkeys(models, length))
         return replica
+
+    def lease(self, model: str = "demo", avoiding: Container[str] = (), priority: Priority = Priority.NORMAL) -> Lease:
+        lease = self.fleet.lease(call(model, priority), avoiding)
+        assert lease is not None
+        return lease
+
+    def chosen(self, model: str = "demo", avoiding: Container[str] = (), times: int = 1) -> set[str]:
+        leases = [self.lease(model, avoiding) for _ in range(times)]
+        for lease in leases:
+            lease.release()
+        return {lease.replica.name for lease in leases}
 
     @property
     def told(self) -> list[tuple[str, str]]:
@@ -58,8 +73,8 @@ async def test_many_tasks_that_choose_at_once_spread_evenly(policy: str) -> None
 
     async def work() -> None:
         nonlocal most
-        with place.fleet.lease(call()) as replica:
-            most = max(most, replica.running)
+        with place.lease() as lease:
+            most = max(most, lease.replica.running)
             for _ in range(5):
                 await asyncio.sleep(0)
 
@@ -73,7 +88,7 @@ def test_with_least_load_no_replica_is_ever_two_ahead_of_another(data: st.DataOb
     place = Place()
     replicas = [place.add(name, "demo") for name in "abc"]
     for _ in range(data.draw(st.integers(1, 30))):
-        place.fleet.lease(call()).__enter__()
+        place.lease()
         counts = [replica.running for replica in replicas]
         assert max(counts) - min(counts) <= 1
 
@@ -84,15 +99,15 @@ def test_a_lease_goes_to_a_ready_replica_that_serves_the_model(place: Place) -> 
     place.add("c", "x", "y")
     place.fleet.failed(place.add("d", "y"), "EngineUnreachable")
     place.add("starting")
-    assert {place.fleet.lease(call("x")).name for _ in range(20)} == {"a", "c"}
-    assert {place.fleet.lease(call("y")).name for _ in range(20)} == {"b", "c"}
+    assert place.chosen("x", times=20) == {"a", "c"}
+    assert place.chosen("y", times=20) == {"b", "c"}
 
 
 def test_a_replica_to_avoid_is_avoided_to_the_last(place: Place) -> None:
     for name in "abc":
         place.add(name, "demo")
-    assert {place.fleet.lease(call(), avoiding={"a"}).name for _ in range(20)} == {"b", "c"}
-    assert place.fleet.lease(call(), avoiding={"a", "b"}).name == "c"
+    assert place.chosen(avoiding={"a"}, times=20) == {"b", "c"}
+    assert place.chosen(avoiding={"a", "b"}) == {"c"}
     with pytest.raises(NoReplica) as caught:
         place.fleet.lease(call(), avoiding={"a", "b", "c"})
     assert caught.value.retry_after
@@ -102,7 +117,7 @@ def test_avoiding_is_for_one_call_only(place: Place) -> None:
     place.add("a", "demo")
     with pytest.raises(NoReplica):
         place.fleet.lease(call(), avoiding={"a"})
-    assert place.fleet.lease(call()).name == "a"
+    assert place.chosen() == {"a"}
 
 
 def test_the_policy_sees_candidates_and_call_and_is_not_asked_when_there_is_no_choice() -> None:
@@ -117,8 +132,67 @@ def test_the_policy_sees_candidates_and_call_and_is_not_asked_when_there_is_no_c
         replica = Replica(name, Scripted())
         fleet.add(replica)
         fleet.answered(replica, {"x": 1, "y": 1} if name == "a" else {"x": 1})
-    assert [fleet.lease(call("x")).name, fleet.lease(call("y")).name] == ["b", "a"]
+    leases = [fleet.lease(call("x")), fleet.lease(call("y"))]
+    assert [lease.replica.name for lease in leases if lease] == ["b", "a"]
     assert asked == [(["a", "b"], "x")]
+
+
+# --- room and circuits ----------------------------------------------------------------------------------------------
+
+
+def test_a_full_replica_takes_no_more_and_when_all_are_full_nobody_is_chosen(place: Place) -> None:
+    place.add("a", "demo", slots=1)
+    place.add("b", "demo", slots=2)
+    leases = [place.lease() for _ in range(3)]
+    assert place.fleet.slots("demo") == 3
+    assert place.fleet.lease(call()) is None
+    assert place.fleet.is_full_for(call())
+    next(lease for lease in leases if lease.replica.name == "a").release()
+    assert not place.fleet.is_full_for(call())
+    assert place.lease().replica.name == "a"
+
+
+def test_a_reserved_slot_is_for_interactive_calls_only(place: Place) -> None:
+    place.add("a", "demo", slots=2, reserved=1)
+    place.lease()
+    assert place.fleet.lease(call()) is None
+    assert place.fleet.is_full_for(call())
+    assert not place.fleet.is_full_for(call(priority=Priority.INTERACTIVE))
+    place.lease(priority=Priority.INTERACTIVE)
+    assert place.fleet.lease(call(priority=Priority.INTERACTIVE)) is None
+
+
+def test_whoever_waits_for_room_is_told_of_each_lease_that_ends_once(place: Place) -> None:
+    freed: list[Replica] = []
+    replica = place.add("a", "demo")
+    place.fleet.on_room = freed.append
+    with place.lease() as lease:
+        assert freed == []
+    lease.release()
+    assert freed == [replica]
+    assert replica.running == 0
+
+
+def test_a_replica_that_fails_again_and_again_gets_a_pause_and_then_one_call_to_try(place: Place) -> None:
+    clock = FakeClock()
+    sick = place.add("sick", "demo", circuit=Circuit(2, 5.0, 60.0, clock, lambda state: None))
+    for _ in range(2):
+        with place.lease() as lease:
+            lease.failed()
+    assert place.fleet.slots("demo") == 0
+    with pytest.raises(NoReplica) as caught:
+        place.fleet.lease(call())
+    assert (caught.value.code, caught.value.retry_after) == ("circuit_open", 5.0)
+    assert not place.fleet.is_full_for(call()), "waiting for room would be waiting for nothing"
+    place.add("well", "demo")
+    assert place.chosen(times=4) == {"well"}
+    clock.advance(5)
+    trial = place.lease(avoiding={"well"})
+    assert place.chosen(times=4) == {"well"}, "one tries, the others do not"
+    trial.answers()
+    trial.release()
+    assert place.chosen(times=4) == {"sick", "well"}
+    assert sick.running == 0
 
 
 # --- models -------------------------------------------------------------------------------------------------------
@@ -181,13 +255,13 @@ def test_a_failing_replica_leaves_the_rotation_and_comes_back(place: Place) -> N
     a, b = place.add("a", "demo"), place.add("b", "demo")
     place.fleet.failed(a, "EngineUnreachable")
     assert (a.state, a.reason) == (State.FAILING, "EngineUnreachable")
-    assert {place.fleet.lease(call()).name for _ in range(10)} == {"b"}
+    assert place.chosen(times=10) == {"b"}
     place.fleet.failed(b, "EngineSilent")
     assert not place.fleet.ready
     place.fleet.answered(a, a.models)
     assert (a.state, a.reason) == (State.READY, "")
     assert place.fleet.ready
-    assert place.fleet.lease(call()).name == "a"
+    assert place.chosen() == {"a"}
 
 
 def test_a_replica_that_never_answered_goes_on_starting(place: Place) -> None:
@@ -217,7 +291,7 @@ def test_each_change_is_told_once(place: Place) -> None:
 
 def test_a_removed_replica_gets_no_calls_and_its_running_ones_end_well(place: Place) -> None:
     replica = place.add("a", "demo")
-    with place.fleet.lease(call()):
+    with place.lease():
         place.fleet.remove("a")
         assert (place.fleet.replicas, place.fleet.models, place.fleet.ready) == ([], {}, False)
         with pytest.raises(NoReplica):
@@ -264,7 +338,7 @@ def test_whatever_happens_the_index_is_true(place: Place) -> None:
                 if replica.state is State.READY and model in replica.models
             }
             if ready:
-                assert {place.fleet.lease(call(model)).name for _ in range(2 * len(ready))} <= ready
+                assert place.chosen(model, times=2 * len(ready)) <= ready
             else:
                 with pytest.raises(NoReplica):
                     place.fleet.lease(call(model))

@@ -1,9 +1,11 @@
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
+from app.clock import Clock
 from app.engines.base import Engine
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
@@ -39,6 +41,7 @@ class House:
     def assert_all_given_back(self) -> None:
         assert self.recorder.in_progress == 0
         assert self.gateway.admission.inside == 0
+        assert self.gateway.admission.waiting == 0
         assert len(self.gateway.watch) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
         assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
@@ -52,12 +55,15 @@ async def build() -> AsyncIterator[Build]:
     """`await build(a=Scripted(…), b=…, settings={"MAX_CHOICES": 2})`; every house must be empty in the end."""
     async with AsyncExitStack() as stack:
 
-        async def make(settings: dict[str, Any] | None = None, **engines: Scripted) -> House:
+        async def make(
+            settings: dict[str, Any] | None = None, clock: Clock = time.monotonic, **engines: Scripted
+        ) -> House:
             recorder = Recorder()
             engines = engines or {"only": Scripted()}
             by_name: dict[str, Engine] = dict(engines)
             flags = {"LOG_LEVEL": "error", **(settings or {})}
-            gateway = Gateway(Settings.load(env={}, env_file=None, **flags), by_name, backends=[recorder])
+            loaded = Settings.load(env={}, env_file=None, **flags)
+            gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder])
             await gateway.prober.round()
             house = House(gateway, recorder, engines)
             stack.callback(gateway.log.close)

@@ -21,12 +21,14 @@ from tests.wire.test_edits import written
 NOW = 1_000.0
 
 
-def intake(*models: str, timeout_s: float = 600, max_choices: int = 16, **defaults: Any) -> Intake:
+def intake(
+    *models: str, timeout_s: float = 600, max_choices: int = 16, counts_along: bool = False, **defaults: Any
+) -> Intake:
     fleet = Fleet(round_robin(), Recorder())
     replica = Replica("a", Scripted())
     fleet.add(replica)
     fleet.answered(replica, dict.fromkeys(models or ("demo",), 1))
-    return Intake(fleet, Defaults(**defaults), max_choices, timeout_s)
+    return Intake(fleet, Defaults(**defaults), max_choices, timeout_s, counts_along)
 
 
 def call(
@@ -110,6 +112,15 @@ def test_a_field_that_is_null_is_set_where_it_stands() -> None:
     assert json.loads(got)["model"] == "demo"
     assert json.loads(got)["stream_options"] == {"include_usage": True}
     assert got.count(b'"model"') == got.count(b'"stream_options"') == 1
+
+
+def test_engines_that_can_are_asked_to_count_along_for_us_alone() -> None:
+    along = {"include_usage": True, "continuous_usage_stats": True}
+    for options, shows, counts in ((None, False, True), ({"include_usage": True}, True, True), (along, True, False)):
+        made = call(asking(stream=True, **({"stream_options": options} if options else {})), counts_along=True)
+        assert json.loads(made.body)["stream_options"] == along
+        assert (made.shows_usage, made.counts_along) == (shows, counts)
+    assert b"stream_options" not in call(asking(), counts_along=True).body
 
 
 def test_other_stream_options_are_kept() -> None:

@@ -55,7 +55,7 @@ async def test_every_stream_is_counted_and_the_count_is_kept_from_who_did_not_as
     done = await house.post(asking(stream=True))
     assert house.recorder.last.usage == Usage(7, 4)
     assert b"usage" not in done.body
-    assert b'"stream_options":{"include_usage":true}' in house.engine.calls[0].body
+    assert b'"include_usage":true' in house.engine.calls[0].body
 
 
 async def test_who_asks_for_usage_gets_it(house: House) -> None:
@@ -191,6 +191,7 @@ async def test_a_reader_that_stops_reading_is_cut_off(build: Build) -> None:
     house.gateway.watch.sweep()
     await running
     assert house.recorder.last.outcome is Outcome.CLIENT_GONE
+    assert house.recorder.last.error == "ClientStalled"
     assert house.engine.aborted == 1
 
 

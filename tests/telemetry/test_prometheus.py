@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.errors import Outcome
 from app.generation import Usage
-from app.telemetry.base import EngineErrorSeen, ReplicaChanged
+from app.telemetry.base import EngineErrorSeen, ReplicaChanged, StoreChanged
 from app.telemetry.prometheus import DURATIONS, LATENCIES, TOKENS, Metrics
 from app.telemetry.record import Record
 
@@ -145,6 +145,14 @@ def test_a_replica_is_ready_or_not_and_one_that_is_gone_leaves_the_page() -> Non
     metrics.note(ReplicaChanged("a", "removed", ""))
     assert key not in ours(metrics)
     metrics.note(ReplicaChanged("never there", "removed", ""))
+
+
+def test_the_shared_store_is_up_or_not_and_unmentioned_where_there_is_none() -> None:
+    metrics = Metrics()
+    assert not [name for name, _ in series(metrics) if "store" in name]
+    for available in (True, False, True):
+        metrics.note(StoreChanged(available, ""))
+        assert series(metrics)["gllm_shared_store_up", ()] == available
 
 
 def test_the_page_is_what_prometheus_expects() -> None:

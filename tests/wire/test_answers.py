@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import EngineBroken, EngineNonsense
-from app.generation import Route, Usage
-from app.wire.answers import stream_reader, usage_of
+from app.generation import Call, Route, Usage
+from app.wire.answers import AnswerStream, stream_reader, usage_of
 from app.wire.sse import DONE, data_of, split
 
 HEAD = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "demo"}
@@ -28,10 +28,14 @@ def chunk(content: str, **fields: Any) -> bytes:
 USAGE_EVENT = one(HEAD | {"choices": [], "usage": USAGE})
 
 
+def reader_of(route: Route, **how: Any) -> AnswerStream:
+    return stream_reader(Call(id="r", route=route, model="demo", body=b"", expires_at=0, stream=True, **how))
+
+
 def relayed(
-    blocks: list[bytes], route: Route = Route.CHAT, *, shows_usage: bool = False, whole: bool = True
+    blocks: list[bytes], route: Route = Route.CHAT, *, whole: bool = True, **how: Any
 ) -> tuple[bytes, Usage | None]:
-    reader = stream_reader(route, shows_usage=shows_usage)
+    reader = reader_of(route, **how)
     shown = b"".join(map(reader.read, blocks))
     if whole:
         reader.close()
@@ -73,6 +77,56 @@ def test_usage_beside_the_last_choice_is_taken_out_and_the_choice_kept() -> None
     first, last = split(shown)
     assert json.loads(data_of(first)) == json.loads(data_of(chunk("a")))
     assert last == DONE
+
+
+# --- counts along the way -----------------------------------------------------------------------------------------
+
+
+def so_far(completion_tokens: int) -> dict[str, Any]:
+    return {
+        "usage": {"prompt_tokens": 7, "total_tokens": 7 + completion_tokens, "completion_tokens": completion_tokens}
+    }
+
+
+COMPACT: dict[str, Any] = {"separators": (",", ":")}
+
+
+def counted(content: str, completion_tokens: int) -> bytes:
+    delta = {"index": 0, "delta": {"content": content}, "finish_reason": None}
+    return one(HEAD | {"choices": [delta]} | so_far(completion_tokens), **COMPACT)
+
+
+def uncounted(content: str) -> bytes:
+    return one(HEAD | {"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]}, **COMPACT)
+
+
+def test_counts_along_the_way_are_known_at_any_moment_and_never_shown() -> None:
+    reader = reader_of(Route.CHAT, counts_along=True)
+    for number, word in enumerate(("a", "b", "c"), start=1):
+        assert reader.read(counted(word, number)) == uncounted(word)
+        assert reader.usage == Usage(7, number)
+    assert reader.events == 3
+
+
+def test_counts_along_the_way_leave_the_final_count_to_who_asked_for_it() -> None:
+    final = one(HEAD | {"choices": []} | so_far(2), **COMPACT)
+    blocks = [counted("a", 1) + counted("b", 2), final + DONE]
+    asked = relayed(blocks, shows_usage=True, counts_along=True)
+    assert asked == (uncounted("a") + uncounted("b") + final + DONE, Usage(7, 2))
+    assert relayed(blocks, counts_along=True) == (uncounted("a") + uncounted("b") + DONE, Usage(7, 2))
+
+
+def test_what_only_looks_like_a_count_is_the_models_own_text() -> None:
+    text = uncounted('","usage":{"completion_tokens":9}}\n\n')
+    assert relayed([text, DONE], counts_along=True) == (text + DONE, None)
+
+
+def test_counts_with_details_are_cut_out_too() -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 4}}
+    block = one(
+        HEAD | {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}], "usage": usage}, **COMPACT
+    )
+    assert relayed([block, DONE], counts_along=True) == (uncounted("a") + DONE, Usage(7, 1, 4))
 
 
 def test_what_stands_beside_usage_keeps_the_form_in_which_it_was_written() -> None:
@@ -207,7 +261,7 @@ def test_usage_nested_without_end_is_passed_on_unread() -> None:
 def test_an_error_inside_a_stream_is_a_failure_with_the_engines_words_for_the_log(
     failure: bytes, around: bytes
 ) -> None:
-    reader = stream_reader(Route.CHAT, shows_usage=False)
+    reader = reader_of(Route.CHAT)
     with pytest.raises(EngineBroken) as caught:
         reader.read(around + failure + DONE)
     assert "CUDA error" in caught.value.detail
@@ -277,7 +331,7 @@ def test_a_message_counts_its_prompt_at_the_start_and_its_answer_at_the_end(end:
     [(Route.RESPONSES, "response.failed"), (Route.RESPONSES, "error"), (Route.MESSAGES, "error")],
 )
 def test_a_named_failure_is_a_failure(route: Route, name: str, end: bytes) -> None:
-    reader = stream_reader(route, shows_usage=True)
+    reader = reader_of(route, shows_usage=True)
     with pytest.raises(EngineBroken) as caught:
         reader.read(named(name, {"error": {"message": "CUDA error"}, "response": {"usage": RESPONSE_USAGE}}, end))
     assert "CUDA error" in caught.value.detail

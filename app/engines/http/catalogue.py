@@ -1,6 +1,7 @@
-"""Which models an engine serves: asked rarely and off the data path, so httpx does it."""
+"""What an engine tells of itself, its models and its load: asked rarely and off the data path, so httpx does it."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,9 +18,15 @@ from app.errors import (
     EngineSilent,
     EngineUnreachable,
 )
+from app.reliability.limit import Load
 
 ANSWER_S = 5.0
 """For all of the answer. It is a list in the engine's memory."""
+
+
+_GAUGE = re.compile(
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? ([0-9.e+-]+)", re.MULTILINE
+)
 
 
 class Model(msgspec.Struct):
@@ -33,7 +40,7 @@ class Listing(msgspec.Struct):
 
 class Catalogue:
     def __init__(self, address: Address, timeouts: Timeouts, limits: Limits, api_key: str | None) -> None:
-        self._url = f"{address.url}/v1/models"
+        self._url = address.url
         self._max_bytes = limits.max_answer_bytes
         self._api_key = api_key
         self._client = httpx.AsyncClient(
@@ -46,17 +53,34 @@ class Catalogue:
         )
 
     async def models(self) -> dict[str, int | None]:
-        with _mapped():
-            async with asyncio.timeout(ANSWER_S), self._client.stream("GET", self._url) as answer:
-                body = await self._read(answer)
-        if answer.status_code != 200:
-            headers = {name.lower(): value for name, value in answer.headers.raw}
-            raise refusal(answer.status_code, headers, body, self._api_key)
+        body = await self._get("/v1/models")
         try:
             listing = msgspec.json.decode(body, type=Listing)
         except (msgspec.DecodeError, RecursionError) as error:
             raise EngineNonsense(detail=f"its list of models: {error}") from error
         return {model.id: model.max_model_len for model in listing.data}
+
+    async def load(self) -> Load | None:
+        """By vLLM's gauges, which our own engine has too; of several data-parallel parts together."""
+        found: dict[bytes, list[float]] = {}
+        for name, value in _GAUGE.findall(await self._get("/metrics")):
+            found.setdefault(name, []).append(float(value))
+        if b"num_requests_waiting" not in found:
+            return None
+        return Load(
+            waiting=int(sum(found[b"num_requests_waiting"])),
+            running=int(sum(found.get(b"num_requests_running", ()))),
+            kv_share=max(found.get(b"kv_cache_usage_perc", ()), default=None),
+        )
+
+    async def _get(self, path: str) -> bytes:
+        with _mapped():
+            async with asyncio.timeout(ANSWER_S), self._client.stream("GET", self._url + path) as answer:
+                body = await self._read(answer)
+        if answer.status_code != 200:
+            headers = {name.lower(): value for name, value in answer.headers.raw}
+            raise refusal(answer.status_code, headers, body, self._api_key)
+        return body
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -6,6 +6,7 @@ from app.engines.http.exchange import HttpExchange
 from app.engines.http.limits import Limits, Timeouts
 from app.engines.http.pool import Pool
 from app.generation import Call, Route
+from app.reliability.limit import Load
 from app.reliability.watch import Watch
 
 
@@ -53,6 +54,9 @@ class HttpEngine:
 
     async def models(self) -> dict[str, int | None]:
         return await self._catalogue.models()
+
+    async def load(self) -> Load | None:
+        return await self._catalogue.load()
 
     async def aclose(self) -> None:
         await self._pool.aclose()

@@ -13,6 +13,7 @@ from app.engines.scripted.script import Script
 from app.engines.scripted.work import End, Work
 from app.errors import EngineBusy, EngineError, EngineSilent, EngineUnreachable
 from app.generation import Call
+from app.reliability.limit import Load
 
 
 @dataclass
@@ -118,6 +119,15 @@ class Scripted(Script):
             self._gate.release()
 
     async def models(self) -> dict[str, int | None]:
+        await self._answers()
+        return self.serves
+
+    async def load(self) -> Load | None:
+        await self._answers()
+        at_work = self.running if self.slots is None else min(self.running, self.slots)
+        return Load(waiting=self.running - at_work, running=at_work, kv_share=None)
+
+    async def _answers(self) -> None:
         if self.dead:
             raise EngineUnreachable
         try:
@@ -127,7 +137,6 @@ class Scripted(Script):
             raise EngineSilent from None
         if self.not_ready is not None:
             raise self.not_ready
-        return self.serves
 
     async def aclose(self) -> None:
         """Nothing is held."""

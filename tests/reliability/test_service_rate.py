@@ -1,0 +1,103 @@
+"""How long a wait will be."""
+
+import heapq
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.reliability.service_rate import ServiceRate
+from tests.support.clock import FakeClock
+
+
+def test_while_nothing_is_known_no_wait_is_predicted() -> None:
+    rate = ServiceRate(FakeClock())
+    assert (rate.wait_for(1_000, 1), rate.drained_in(1_000, 1)) == (0, 0)
+
+
+def test_the_first_request_is_believed() -> None:
+    rate = ServiceRate(FakeClock())
+    rate.finished(8)
+    assert [rate.wait_for(0, 1), rate.wait_for(0, 4), rate.wait_for(3, 4), rate.drained_in(4, 4)] == [8, 2, 8, 8]
+
+
+def test_more_slots_shorten_the_wait_at_once() -> None:
+    rate = ServiceRate(FakeClock())
+    rate.finished(8)
+    assert rate.wait_for(7, 4) == 2 * rate.wait_for(7, 8)
+
+
+def test_without_slots_it_counts_as_if_there_were_one() -> None:
+    rate = ServiceRate(FakeClock())
+    rate.finished(8)
+    assert rate.wait_for(1, 0) == 16
+
+
+def test_few_requests_weigh_alike() -> None:
+    rate = ServiceRate(FakeClock())
+    for took_s in (1, 2, 3):
+        rate.finished(took_s)
+    assert rate.mean_s == pytest.approx(2, rel=0.01)
+
+
+def test_old_ones_are_forgotten_by_time() -> None:
+    clock = FakeClock()
+    rate = ServiceRate(clock)
+    for _ in range(50):
+        rate.finished(10)
+    clock.advance(600)
+    assert rate.mean_s == pytest.approx(10)
+    rate.finished(1)
+    assert rate.mean_s == pytest.approx(1, abs=0.05)
+
+
+def test_old_ones_are_forgotten_by_number() -> None:
+    rate = ServiceRate(FakeClock())
+    for _ in range(1_000):
+        rate.finished(10)
+    for _ in range(300):
+        rate.finished(1)
+    assert rate.mean_s == pytest.approx(1, abs=0.6)
+
+
+@given(st.lists(st.tuples(st.floats(-10, 1_000), st.floats(0, 1_000)), min_size=1))
+def test_the_mean_is_within_what_was_seen(seen: list[tuple[float, float]]) -> None:
+    clock = FakeClock()
+    rate = ServiceRate(clock)
+    for seconds, took_s in seen:
+        clock.advance(seconds)
+        rate.finished(took_s)
+    times = [took_s for _, took_s in seen]
+    assert min(times) - 1e-9 <= rate.mean_s <= max(times) + 1e-9
+
+
+@pytest.mark.parametrize("slots", [1, 2, 8, 32])
+@pytest.mark.parametrize("shape", ["alike", "different", "very different"])
+def test_predicted_waits_are_right_on_average(slots: int, shape: str) -> None:
+    """All slots busy, one waiting line, ten thousand requests."""
+    draw = random.Random(7)
+    shapes: dict[str, Callable[[], float]] = {
+        "alike": lambda: 4.0,
+        "different": lambda: draw.expovariate(1 / 4),
+        "very different": lambda: draw.choice([0.5, 0.5, 0.5, 14.5]),
+    }
+    took = shapes[shape]
+    clock = FakeClock(0)
+    rate = ServiceRate(clock)
+    ends = [(draw.uniform(0, 4), 4.0) for _ in range(slots)]
+    heapq.heapify(ends)
+    line, predicted, waited = 10, 0.0, 0.0
+    arrivals: list[tuple[float, float]] = []
+    for _ in range(10_000):
+        clock.now, service_s = heapq.heappop(ends)
+        rate.finished(service_s)
+        arrivals.append((clock.now, rate.wait_for(line - 1, slots)))
+        if len(arrivals) > line:
+            came, guess = arrivals[-line - 1]
+            predicted += guess
+            waited += clock.now - came
+        service_s = took()
+        heapq.heappush(ends, (clock.now + service_s, service_s))
+    assert predicted == pytest.approx(waited, rel=0.15)
