@@ -61,6 +61,8 @@ async def build() -> AsyncIterator[Build]:
             recorder = Recorder()
             engines = engines or {"only": Scripted()}
             by_name: dict[str, Engine] = dict(engines)
+            for engine in engines.values():
+                engine.clock = clock
             flags = {"LOG_LEVEL": "error", **(settings or {})}
             loaded = Settings.load(env={}, env_file=None, **flags)
             gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder])
