@@ -5,6 +5,8 @@ Lower floors raise these; `app.wire.errors` translates them to HTTP once. Every 
 
 from enum import StrEnum
 
+from app.tenant import Standing
+
 
 class Outcome(StrEnum):
     """The one vocabulary for how a request ended, in logs, metrics and the journal."""
@@ -124,11 +126,22 @@ class RateLimited(ClientError):
     outcome = Outcome.RATE_LIMITED
     default = "The rate limit is reached."
 
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        code: str | None = None,
+        retry_after: float | None = None,
+        standing: tuple[Standing, ...] = (),
+    ) -> None:
+        super().__init__(message, code=code, retry_after=retry_after)
+        self.standing = standing
+        """How all limits stand that this request met, for the answer's headers."""
 
-class LargerThanLimit(ClientError):
+
+class LargerThanLimit(RateLimited):
     """No waiting helps: the request alone is more than the limit ever allows at once."""
 
-    outcome = Outcome.RATE_LIMITED
     should_retry = False
     default = "This request alone is larger than the token limit allows: ask for fewer tokens."
 

@@ -26,6 +26,10 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
 
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
 
 class Call(msgspec.Struct, frozen=True):
     """One request, parsed and checked. `body` is the client's own bytes, unless a field had to change."""

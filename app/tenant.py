@@ -1,6 +1,6 @@
 """On whose behalf a call is made, and what they may have."""
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 import msgspec
 
@@ -14,11 +14,36 @@ class Priority(IntEnum):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What may be used at most; `None` is no limit."""
+    """What may be used at most: one or more; `None` is no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent: int | None = None
+
+
+UNLIMITED = Limits()
+
+
+class Kind(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    CONCURRENT = "concurrent"
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How one limit stands, once a request has taken its part or was refused it."""
+
+    kind: Kind
+    limit: int
+    remaining: int
+    reset_s: float
+    """Until all of it is there again, if nothing more is taken."""
+    of_model: bool = False
+    """It limits this model only; otherwise all that the tenant does."""
+    wait_s: float | None = None
+    """This limit refused: when it may allow the same request."""
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -29,7 +54,7 @@ class Tenant(msgspec.Struct, frozen=True):
     """Its share among those that wait, relative to others."""
     priority: Priority = Priority.NORMAL
     """What its calls have, and the highest that they may ask for."""
-    limits: Limits = Limits()
+    limits: Limits = UNLIMITED
     model_limits: dict[str, Limits] = {}
     """Beside `limits`, for single models."""
     admin: bool = False

@@ -49,6 +49,7 @@ class Ticket:
         "charged",
         "cost",
         "due",
+        "expected",
         "expires_at",
         "priority",
         "prompt_tokens",
@@ -65,6 +66,7 @@ class Ticket:
         self._cut_by: GatewayError | None = None
         self.tenant = call.tenant
         self.priority = call.priority
+        self.expected = expected
         self.cost = cost_of(expected.prompt_tokens, expected.output_tokens)
         self.prompt_tokens = expected.prompt_tokens
         self.expires_at = self.due = call.expires_at

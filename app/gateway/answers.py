@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from app.clock import Clock
-from app.errors import Draining, GatewayError, WrongMethod
+from app.errors import Draining, GatewayError, RateLimited, WrongMethod
 from app.gateway.lifeline import Lifeline
 from app.generation import Route
 from app.telemetry.record import Record
 from app.wire.errors import error_event, error_json, row_of
+from app.wire.limits import limit_headers
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
@@ -135,6 +136,8 @@ def headers_of(error: GatewayError) -> Headers:
         headers.append((b"www-authenticate", b"Bearer"))
     if row.status == 503:
         headers.append((b"x-gllm-reason", (error.code or row.code).encode()))
+    if isinstance(error, RateLimited):
+        headers += limit_headers(error.standing)
     if isinstance(error, WrongMethod):
         headers.append((b"allow", error.allow.encode()))
     return headers

@@ -31,11 +31,14 @@ from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.routing import POLICIES
 from app.reliability.circuit import Circuit
+from app.reliability.estimates import Estimates
 from app.reliability.fair_queue import FairQueue, Fifo, Queue
 from app.reliability.hedge import HedgeDelay
 from app.reliability.limit import AdaptiveLimit
+from app.reliability.quota import LocalQuota
 from app.reliability.retry import Retry, RetryBudget
 from app.reliability.stores.redis import SharedStore, UnusableStore
+from app.reliability.stores.redis_quota import RedisQuota
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
 from app.telemetry.base import CircuitChanged, EngineChanged, Everyone, StoreChanged, Telemetry
@@ -78,6 +81,7 @@ class Gateway:
         self._on_progress = on_progress
         self._engines: dict[str, LocalEngine] = {}
         self.store = self._shared_store()
+        self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
         self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
         self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
         self.admission = Admission(self.fleet, self.watch, self._line)
@@ -89,7 +93,7 @@ class Gateway:
         dispatch = Dispatch(self.fleet, retry, budget, hedge, self.telemetry, clock)
         endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), _unix_now())
         behind = fastapi_app(endpoints, self._lifespan)
-        pipeline = Pipeline(self.admission, dispatch)
+        pipeline = Pipeline(self.fleet, Estimates(), self.quota, self.admission, dispatch)
         limits, paths = self._edge_limits(), endpoints.paths
         self.app = Edge(behind, self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
         edge = settings.edge
@@ -103,6 +107,8 @@ class Gateway:
                 running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
                 if self.store is not None:
                     running.append(loops.create_task(self.store.keep_watch()))
+                if isinstance(self.quota, RedisQuota):
+                    running.append(loops.create_task(self.quota.run()))
                 _leave_what_stays_to_the_end()
                 try:
                     yield

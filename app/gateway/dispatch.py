@@ -11,7 +11,7 @@ from app.errors import EngineBusy, EngineError, EngineUnreachable, NoReplica
 from app.gateway.admission import Ticket
 from app.gateway.answers import Sink
 from app.gateway.hedge import Race
-from app.generation import Call
+from app.generation import Call, Expected, Usage
 from app.reliability.hedge import HedgeDelay
 from app.reliability.retry import Retry, RetryBudget
 from app.telemetry.base import EngineErrorSeen, Telemetry
@@ -44,7 +44,7 @@ class Dispatch:
         for attempt in itertools.count(1):
             record.replica, record.attempts = ticket.lease.replica.name, attempt
             try:
-                await self._relay(ticket, call, out, record)
+                await self._counted(ticket, call, out, record)
             except EngineError as error:
                 failed[ticket.lease.replica.name] = error
                 pause = None if out.committed else self._pause_after(attempt, error, call, failed, ticket.left_s)
@@ -58,6 +58,22 @@ class Dispatch:
             ticket.release()
             await self._sleep(pause)
             await self._move(ticket, failed)
+
+    async def _counted(self, ticket: Ticket, call: Call, out: Sink, record: Record) -> None:
+        """Whatever ends the work of an engine, what it used is known afterwards. A failure that the client has seen
+        nothing of is not on their account."""
+        charged = True
+        try:
+            await self._relay(ticket, call, out, record)
+        except EngineError:
+            charged = out.committed
+            raise
+        finally:
+            if not charged:
+                record.usage, record.events = None, 0
+            elif record.usage is None:
+                record.guessed = True
+                record.usage = _guess(call, ticket.expected, record)
 
     def _pause_after(
         self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
@@ -137,3 +153,10 @@ def _advise(error: EngineError, attempts: int) -> None:
     """What was tried on several replicas is not to be tried again by the client's library on top."""
     if attempts > 1 and not isinstance(error, EngineBusy):
         error.should_retry = False
+
+
+def _guess(call: Call, expected: Expected, record: Record) -> Usage:
+    """For an engine that does not tell, or did not come to it. An event is about a token."""
+    if call.stream:
+        return Usage(expected.prompt_tokens, record.events)
+    return Usage(expected.prompt_tokens, expected.output_tokens if record.status == 200 else 0)

@@ -47,7 +47,7 @@ class Intake:
         stream = shows_usage = counts_along = False
         added: dict[str, Any] = {}
         if isinstance(request, Sampled):
-            choices = self._choices(request)
+            choices = self._choices(request) * _prompts(request)
             added = self._defaults(request)
         if isinstance(request, _ANSWERED_IN_TOKENS):
             stream = bool(request.stream)
@@ -99,6 +99,13 @@ class Intake:
             text = "Give whole milliseconds, more than 0."
             raise InvalidRequest(text, param="X-Request-Timeout-Ms", code="invalid_header")
         return min(self.timeout_s, int(asked) / 1e3)
+
+
+def _prompts(request: Sampled) -> int:
+    """A completion may hold several, each answered."""
+    if not isinstance(request, CompletionRequest) or isinstance(request.prompt, str):
+        return 1
+    return 1 if isinstance(request.prompt[0], int) else len(request.prompt)
 
 
 def _counting(options: StreamOptions | None, *, along: bool) -> dict[str, Any]:

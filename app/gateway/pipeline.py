@@ -1,20 +1,36 @@
 """The way through, on one screen: what every call passes, in order. Each block gives back what it took."""
 
+from app.cluster.fleet import Fleet
 from app.gateway.admission import Admission
 from app.gateway.answers import Sink
 from app.gateway.dispatch import Dispatch
-from app.generation import Call, Expected
+from app.generation import Call
+from app.reliability.estimates import Estimates
+from app.reliability.quota import Quota
 from app.telemetry.record import Record
+from app.wire.limits import limit_headers
 
 
 class Pipeline:
-    def __init__(self, admission: Admission, dispatch: Dispatch) -> None:
+    def __init__(
+        self, fleet: Fleet, estimates: Estimates, quota: Quota, admission: Admission, dispatch: Dispatch
+    ) -> None:
+        self._fleet = fleet
+        self._estimates = estimates
+        self._quota = quota
         self._admission = admission
         self._dispatch = dispatch
 
     async def serve(self, call: Call, out: Sink, record: Record) -> None:
-        expected = Expected(
-            call.prompt_bytes // 4, call.max_tokens or 256, call.prompt_bytes // 4 + (call.max_tokens or 256)
-        )
-        async with self._admission.admit(call, expected, record) as ticket:
-            await self._dispatch.send(call, ticket, out, record)
+        expected = self._estimates.of(call, self._fleet.context_of(call.model))
+        async with self._quota.reserve(call, expected) as reservation:
+            if reservation.standing:
+                out.also(limit_headers(reservation.standing))
+            try:
+                async with self._admission.admit(call, expected, record) as ticket:
+                    await self._dispatch.send(call, ticket, out, record)
+                if record.usage is not None and not record.guessed:
+                    self._estimates.learn(call, expected, record.usage)
+            finally:
+                used = record.usage
+                reservation.used = 0 if used is None else used.tokens

@@ -31,3 +31,5 @@ class Record(msgspec.Struct):
     events: int = 0
     """How many came from the engine, of a stream."""
     usage: Usage | None = None
+    guessed: bool = False
+    """No engine told the usage."""

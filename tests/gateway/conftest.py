@@ -9,6 +9,7 @@ from app.clock import Clock
 from app.engines.base import Engine
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
+from app.reliability.quota import LocalQuota
 from app.settings import Settings
 from tests.support.asgi import Exchange
 from tests.support.recorder import Recorder
@@ -42,6 +43,8 @@ class House:
         assert self.recorder.in_progress == 0
         assert self.gateway.admission.inside == 0
         assert self.gateway.admission.waiting == 0
+        assert isinstance(self.gateway.quota, LocalQuota)
+        assert self.gateway.quota.running == 0
         assert len(self.gateway.watch) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
         assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)

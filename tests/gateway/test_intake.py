@@ -114,6 +114,11 @@ def test_a_field_that_is_null_is_set_where_it_stands() -> None:
     assert got.count(b'"model"') == got.count(b'"stream_options"') == 1
 
 
+@pytest.mark.parametrize(("prompt", "choices"), [("a", 2), (["a", "b", "c"], 6), ([1, 2, 3], 2), ([[1, 2], [3]], 4)])
+def test_each_prompt_of_a_completion_is_answered(prompt: Any, choices: int) -> None:
+    assert call({"model": "demo", "prompt": prompt, "n": 2}, route=Route.COMPLETIONS).choices == choices
+
+
 def test_engines_that_can_are_asked_to_count_along_for_us_alone() -> None:
     along = {"include_usage": True, "continuous_usage_stats": True}
     for options, shows, counts in ((None, False, True), ({"include_usage": True}, True, True), (along, True, False)):

@@ -1,0 +1,219 @@
+"""The limits of several gateways together, held in Redis.
+
+Whoever holds something there holds it by a lease, which its gateway renews: what a killed gateway held comes back when
+its leases end. A request is let in by one round trip; what it gives back goes out later, so that no way out waits for
+Redis. While Redis is away each gateway lets in its part of the limits.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import NamedTuple
+
+import msgspec
+
+from app.clock import Clock
+from app.generation import Call, Expected
+from app.reliability.allowance import Levels, Scope, larger, refusal, scopes_of, standings
+from app.reliability.quota import LocalQuota, Reservation, Turnover, given_back
+from app.reliability.stores.quota_scripts import RENEW, RESERVE, SETTLE
+from app.reliability.stores.redis import PREFIX, Part, SharedStore, StoreUnavailable
+from app.tenant import Limits
+
+LEASE_S = 15.0
+RENEWED_S = 5.0
+GATHERED_S = 0.005
+"""What ends within this time is settled together."""
+BATCH = 200
+"""Settlements, or renewals, that are sent to Redis at once."""
+UNSENT = 100_000
+"""Settlements that are kept while Redis is away; of the oldest beyond, the leases end by themselves."""
+UNKNOWN_SHARE = 0.5
+"""Of each limit, for a gateway that has never learned how many there are."""
+
+_KEYS = f"{PREFIX}{{quota}}:"
+_GATEWAYS = f"{_KEYS}gateways"
+_LEASE_US = int(LEASE_S * 1e6)
+
+
+class _Lease(NamedTuple):
+    id: str
+    keys: list[str]
+    """`levels` and `running` of each scope."""
+
+
+class _Settlement(NamedTuple):
+    lease: _Lease
+    requests_back: int
+    tokens_back: int
+
+
+class RedisQuota:
+    def __init__(self, store: SharedStore, clock: Clock) -> None:
+        self.gateways: int | None = None
+        """How many share the limits, as far as is known."""
+        self._store = store
+        self._clock = clock
+        self._name = secrets.token_hex(6)
+        self._numbers = itertools.count()
+        self._turnover = Turnover()
+        self._local = LocalQuota(clock)
+        self._held: dict[str, _Lease] = {}
+        self._unsent: list[_Settlement] = []
+        self._news = asyncio.Event()
+
+    def reserve(self, call: Call, expected: Expected) -> AbstractAsyncContextManager[Reservation]:
+        scopes = scopes_of(call)
+        return self._reserved(call, expected, scopes) if scopes else Reservation()
+
+    async def run(self) -> None:
+        """Sends what is given back, and renews what is held. Runs as long as the gateway does."""
+        renew_at = self._clock()
+        try:
+            while True:
+                await self.settle()
+                if self._clock() >= renew_at:
+                    await self.renew()
+                    renew_at = self._clock() + RENEWED_S
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(renew_at - self._clock()):
+                        await self._news.wait()
+                self._news.clear()
+                await asyncio.sleep(GATHERED_S)
+        finally:
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Sends all that was given back, or keeps it for later."""
+        while self._unsent:
+            batch, self._unsent = self._unsent[:BATCH], self._unsent[BATCH:]
+            keys: list[str] = []
+            args: list[Part] = [_LEASE_US]
+            for lease, requests_back, tokens_back in batch:
+                keys += lease.keys
+                args += [lease.id, requests_back, tokens_back] * (len(lease.keys) // 2)
+            try:
+                await self._store.run(SETTLE, keys, args)
+            except BaseException as error:
+                self._unsent = [*batch, *self._unsent]  # whether it was done is not known: twice does no harm
+                if not isinstance(error, StoreUnavailable):
+                    raise
+                return
+
+    async def renew(self) -> None:
+        """Says that this gateway lives, and with it all that it holds."""
+        held = list(self._held.values())
+        for first in range(0, max(1, len(held)), BATCH):
+            leases = held[first : first + BATCH]
+            keys = [key for lease in leases for key in lease.keys]
+            ids: list[Part] = [lease.id for lease in leases for _ in range(len(lease.keys) // 2)]
+            with suppress(StoreUnavailable):  # then the next round renews, or takes up again
+                self.gateways = await self._store.run(RENEW, [_GATEWAYS, *keys], [self._name, _LEASE_US, *ids])
+
+    @asynccontextmanager
+    async def _reserved(self, call: Call, expected: Expected, scopes: list[Scope]) -> AsyncIterator[Reservation]:
+        try:
+            lease, stand = await self._take(call, expected, scopes)
+        except StoreUnavailable:
+            async with self._local.reserve(*self._part_of(call, expected, scopes)) as reservation:
+                yield reservation
+            return
+        reservation = Reservation()
+        reservation.standing = tuple([each for one, levels in stand for each in standings(one, levels.less(expected))])
+        began, ended = self._clock(), None
+        self._held[lease.id] = lease
+        try:
+            yield reservation
+        except BaseException as error:
+            ended = error
+            raise
+        finally:
+            del self._held[lease.id]
+            self._give_back(lease, *given_back(reservation, expected, ended))
+            self._turnover.saw(self._clock() - began)
+
+    async def _take(
+        self, call: Call, expected: Expected, scopes: list[Scope]
+    ) -> tuple[_Lease, list[tuple[Scope, Levels]]]:
+        lease = self._lease(call, expected, scopes)
+        sent = self._store.available
+        try:
+            answer = await self._store.run(RESERVE, lease.keys, _asked(lease, expected, scopes))
+        except BaseException:
+            if sent:  # it may have been done all the same
+                self._give_back(lease, 1, expected.tokens)
+            raise
+        stand = list(zip(scopes, _levels(answer, scopes), strict=True))
+        if not answer[0]:
+            raise refusal(call, expected, stand, self._turnover.seconds)
+        return lease, stand
+
+    def _lease(self, call: Call, expected: Expected, scopes: list[Scope]) -> _Lease:
+        exposure = expected.most_tokens - expected.tokens
+        keys: list[str] = []
+        for scope in scopes:
+            name = call.tenant.name if scope.model is None else f"{call.tenant.name}:{scope.model}"
+            keys += (f"{_KEYS}levels:{name}", f"{_KEYS}running:{name}")
+        return _Lease(f"{self._name}-{next(self._numbers)}:{exposure}", keys)
+
+    def _give_back(self, lease: _Lease, requests: int, tokens: int) -> None:
+        self._unsent.append(_Settlement(lease, requests, tokens))
+        del self._unsent[:-UNSENT]
+        self._news.set()
+
+    def _part_of(self, call: Call, expected: Expected, scopes: list[Scope]) -> tuple[Call, Expected]:
+        """The call as it is without Redis: of limits that are so much smaller. What fits into the whole limit need not
+        fit into its part: it waits for a full one, and the rest is owed."""
+        share = 1 / self.gateways if self.gateways else UNKNOWN_SHARE
+        tenant = msgspec.structs.replace(
+            call.tenant,
+            limits=_part(call.tenant.limits, share),
+            model_limits={scope.model: _part(scope.limits, share) for scope in scopes if scope.model is not None},
+        )
+        if not any(larger(scope.limits, expected) for scope in scopes):
+            parts = [limit for scope in scopes if (limit := _part(scope.limits, share).tokens_per_minute) is not None]
+            expected = _at_most(expected, min(parts, default=expected.tokens))
+        return msgspec.structs.replace(call, tenant=tenant), expected
+
+
+def _asked(lease: _Lease, expected: Expected, scopes: list[Scope]) -> list[Part]:
+    may_fit = not any(larger(scope.limits, expected) for scope in scopes)
+    asked: list[Part] = [
+        lease.id,
+        _LEASE_US,
+        expected.tokens,
+        expected.most_tokens - expected.tokens,
+        int(may_fit),
+    ]
+    for _, limits in scopes:
+        asked += [
+            -1 if limit is None else limit
+            for limit in (limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent)
+        ]
+    return asked
+
+
+def _levels(answer: list[bytes], scopes: list[Scope]) -> list[Levels]:
+    numbers = [float(each) for each in answer[1:]]
+    return [
+        Levels(numbers[at], numbers[at + 1], int(numbers[at + 2]), int(numbers[at + 3]))
+        for at in range(0, 4 * len(scopes), 4)
+    ]
+
+
+def _part(limits: Limits, share: float) -> Limits:
+    """Never nothing: a tenant may always do a little."""
+
+    def of(limit: int | None) -> int | None:
+        return limit if limit is None else max(1, int(limit * share))
+
+    return Limits(of(limits.requests_per_minute), of(limits.tokens_per_minute), of(limits.concurrent))
+
+
+def _at_most(expected: Expected, tokens: int) -> Expected:
+    if expected.tokens <= tokens:
+        return expected
+    prompt = min(expected.prompt_tokens, tokens)
+    return Expected(prompt, tokens - prompt, expected.most_tokens)
