@@ -35,12 +35,19 @@ class Sink(Protocol):
 
 
 class Answer:
-    """One JSON body, written once and whole."""
+    """One JSON body, written once and whole.
+
+    A write may be cut at any time, by a deadline or by a drain. What the server has not taken then was never written.
+    """
 
     content_type = b"application/json"
 
     def __init__(self, send: Send, client: Lifeline, record: Record, clock: Clock, write_limit_s: float) -> None:
         self.committed = False
+        self._begun = False
+        """The head is written: no other can be."""
+        self.complete = False
+        """The engine's answer is: whatever happens now, it was answered well."""
         self._also: Headers = []
         self._asgi_send = send
         self._client = client
@@ -54,11 +61,16 @@ class Answer:
     async def write(self, block: bytes) -> None:
         await self._start(200, [(b"content-length", b"%d" % len(block))])
         await self._send({"type": "http.response.body", "body": block})
+        self.complete = True
 
     async def end(self) -> None:
         """The one write was the end."""
 
     async def fail(self, error: GatewayError) -> None:
+        if self._begun:
+            if not self.complete:
+                self._client.abandon()
+            return
         close = self._client.answer_is_last() or isinstance(error, Draining)
         await send_error(self._send, error, self._record, close=close, also=self._also)
 
@@ -83,12 +95,14 @@ class Answer:
             *self._also,
         )
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._begun = True
 
 
 class EventStream(Answer):
     """Blocks of whole events. Each write is awaited, so that a slow reader slows the engine."""
 
     content_type = b"text/event-stream; charset=utf-8"
+    _over = False
 
     async def write(self, block: bytes) -> None:
         if not self.committed:
@@ -96,13 +110,18 @@ class EventStream(Answer):
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.complete = True
+        await self._finish(b"")
 
     async def fail(self, error: GatewayError) -> None:
-        if not self.committed:
-            return await super().fail(error)
-        body = error_event(error, Route(self._record.endpoint))
-        return await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        if not self._begun:
+            await super().fail(error)
+        elif not self._over:
+            await self._finish(b"" if self.complete else error_event(error, Route(self._record.endpoint)))
+
+    async def _finish(self, last: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+        self._over = True
 
 
 async def send_error(

@@ -139,13 +139,10 @@ class Edge:
         except ClientGone:
             raise
         except GatewayError as error:
-            _failed(record, error, committed=out.committed)
-            await out.fail(error)
+            await _fail(out, record, error)
         except Exception:
             log.exception("request %s failed unforeseen", record.id)
-            defect = Unforeseen()
-            _failed(record, defect, committed=out.committed)
-            await out.fail(defect)
+            await _fail(out, record, Unforeseen())
 
     async def _serve_behind(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         """FastAPI's part: few calls, no streams. Adds the request id, and sees the status."""
@@ -219,6 +216,13 @@ def _check_doubles(names: list[bytes]) -> None:
     for name in _ONCE:
         if names.count(name) > 1:
             raise InvalidRequest("This header stands twice.", param=name.decode(), code="ambiguous_header")
+
+
+async def _fail(out: Answer, record: Record, error: GatewayError) -> None:
+    """What comes after a complete answer is no failure of the request."""
+    if not out.complete:
+        _failed(record, error, committed=out.committed)
+    await out.fail(error)
 
 
 def _failed(record: Record, error: GatewayError, *, committed: bool = False) -> None:

@@ -1,5 +1,6 @@
 """The engines of a world: scripted ones, each in whatever trouble its faults bring at the time."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +15,10 @@ from tests.simulation.world import EnginePlan, Fault, Trouble, Visit, World
 
 _BREAKS: list[type[EngineError]] = [EngineBroken, EngineStalled, EngineNonsense]
 _LIES: list[Any] = [{"prompt_tokens": -1, "completion_tokens": 2**70}, {"completion_tokens": 2**40}, "none", [], {}]
+
+
+BESIDE_TOKENS = 4
+"""Events of a stream: the role, the stop, the usage, the end."""
 
 
 class Actor:
@@ -70,7 +75,8 @@ class Actor:
 
 def _harm(trouble: Trouble, call: Call, script: Script, rng: random.Random) -> dict[str, Any]:
     """What a trouble changes in what would else have been done."""
-    middle = rng.randrange(len(script.words) + 3) if call.stream else 0
+    blocks = math.ceil((len(script.words) + BESIDE_TOKENS) / script.events_per_block) if call.stream else 1
+    middle = rng.randrange(blocks)
     match trouble:
         case Trouble.STORM:
             return {"refuse_with": EngineBusy(retry_after=rng.choice([None, 0.5, 30.0]))}

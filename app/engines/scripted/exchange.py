@@ -64,6 +64,8 @@ class Exchange:
                 yield block
                 self._given, self._patience_s, self._silent_since = True, self._idle_s, self._clock()
                 block, events, index = b"", 0, index + 1
+        if index in (script.stall_at, script.break_at):
+            await self.wait(self._happens(index))
         self._end(End.FINISHED)
 
     def _events(self) -> Iterator[tuple[str | None, bytes]]:
@@ -87,7 +89,7 @@ class Exchange:
         await self._awake.wait()
 
     async def _happens(self, index: int) -> None:
-        """Before a block leaves."""
+        """Before a block leaves, and after the last."""
         script = self.work.script
         await self._awake.wait()
         if index == script.stall_at:
