@@ -85,7 +85,7 @@ class Scripted(Script):
         exchange = Exchange(work, self.clock, self.first_byte_s, self.idle_s, self._awake, self.go_on)
         self.works.append(work)
         if refusal := self._refusal(work.script):
-            work.finish(End.REFUSED, self.clock())
+            work.finish(End.REFUSED, self.clock(), refusal)
             raise refusal
         self.running += 1
         self._inside[id(work)] = exchange

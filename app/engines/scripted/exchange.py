@@ -44,8 +44,7 @@ class Exchange:
                     self.cut()
                 await event
         except TimeoutError:
-            self._end(End.BROKEN)
-            raise self._verdict(patience_ends) from None
+            raise self._broken(self._verdict(patience_ends)) from None
         finally:
             self._limit = None
 
@@ -53,36 +52,40 @@ class Exchange:
         script = self.work.script
         block, events, index = b"", 0, 0
         await self.wait(self._takes(script.first_after_s))
-        for word, event in itertools.chain(self._events(), [_NO_MORE]):
-            if word is not None:
+        for step in itertools.chain(self._steps(), [_NO_MORE]):
+            if isinstance(step, str):
                 await self.wait(self._takes(script.pace_s))
-                self.work.made.append(word)
-            block += event
-            events += bool(event)
-            if block and (events == script.events_per_block or (word, event) == _NO_MORE):
+                self.work.made.append(step)
+                continue
+            block += step
+            events += 1
+            if block and (events == script.events_per_block or step is _NO_MORE):
                 await self.wait(self._happens(index))
+                self.work.gives(block)
                 yield block
                 self._given, self._patience_s, self._silent_since = True, self._idle_s, self._clock()
                 block, events, index = b"", 0, index + 1
         if index in (script.stall_at, script.break_at):
             await self.wait(self._happens(index))
-        self._end(End.FINISHED)
+        self.work.finish(End.FINISHED, self._clock())
 
-    def _events(self) -> Iterator[tuple[str | None, bytes]]:
-        """Each with the token that has to be made for it, if there is one."""
+    def _steps(self) -> Iterator[str | bytes]:
+        """Tokens to make, and events to send. Each is asked for when those before it are done."""
         work, script = self.work, self.work.script
         words: Iterable[str] = itertools.cycle(script.words) if script.endless else script.words
         if not work.call.stream:
-            yield from ((word, b"") for word in words)
-            yield None, wire.whole(work)
+            yield from words
+            yield wire.whole(work)
             return
-        yield None, wire.chunk(work, {"role": "assistant", "content": ""})
-        yield from ((word, wire.chunk(work, {"content": word})) for word in words)
-        yield None, wire.chunk(work, {}, "stop")
+        yield wire.chunk(work, {"role": "assistant", "content": ""})
+        for word in words:
+            yield word
+            yield wire.chunk(work, {"content": word})
+        yield wire.chunk(work, {}, "stop")
         if script.tells_usage:
-            yield None, wire.usage(work)
+            yield wire.usage(work)
         if script.ends_properly:
-            yield None, DONE
+            yield DONE
 
     async def _takes(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -95,12 +98,12 @@ class Exchange:
         if index == script.stall_at:
             await self._go_on.wait()
         if index == script.break_at:
-            self._end(End.BROKEN)
-            raise script.break_with
+            raise self._broken(script.break_with())
         await asyncio.sleep(0)
 
-    def _end(self, how: End) -> None:
-        self.work.finish(how, self._clock())
+    def _broken(self, error: GatewayError) -> GatewayError:
+        self.work.finish(End.BROKEN, self._clock(), error)
+        return error
 
     def _verdict(self, patience_ends: float) -> GatewayError:
         if self._cut:
@@ -110,4 +113,4 @@ class Exchange:
         return EngineStalled() if self._given else EngineSilent()
 
 
-_NO_MORE = (None, b"")
+_NO_MORE = b""

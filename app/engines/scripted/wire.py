@@ -15,7 +15,8 @@ def whole(work: Work) -> bytes:
 
 def chunk(work: Work, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return event({**_head(work, "chat.completion.chunk"), "choices": [choice]})
+    along = _usage(work) if work.call.counts_along else {}
+    return event({**_head(work, "chat.completion.chunk"), "choices": [choice], **along})
 
 
 def usage(work: Work) -> bytes:

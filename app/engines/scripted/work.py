@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.engines.scripted.script import Script
+from app.errors import GatewayError
 from app.generation import Call, Usage
 
 
@@ -24,13 +25,22 @@ class Work:
     began: float
     ended: float | None = None
     end: End | None = None
+    error: GatewayError | None = None
+    """What the gateway was told went wrong."""
     made: list[str] = field(default_factory=list)
     """The tokens."""
+    told: Usage | None = None
+    """The usage that was told last, unless it was a lie."""
 
-    def finish(self, how: End, now: float) -> None:
+    def finish(self, how: End, now: float, error: GatewayError | None = None) -> None:
         """The first word on it stands; that nobody asks any more is known last."""
-        self.end = self.end or how
+        if self.end is None:
+            self.end, self.error = how, error
         self.ended = now
+
+    def gives(self, block: bytes) -> None:
+        if b'"usage"' in block and self.script.lies is None:
+            self.told = self.usage
 
     @property
     def text(self) -> str:
