@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -21,6 +21,7 @@ from app.cluster.replica import Replica
 from app.engines.base import Engine
 from app.engines.http import HttpEngine
 from app.engines.http import Timeouts as EngineTimeouts
+from app.gateway.admin import Admin
 from app.gateway.admission import Admission, Ticket
 from app.gateway.behind import fastapi_app
 from app.gateway.dispatch import Dispatch
@@ -34,9 +35,11 @@ from app.reliability.circuit import Circuit
 from app.reliability.estimates import Estimates
 from app.reliability.fair_queue import FairQueue, Fifo, Queue
 from app.reliability.hedge import HedgeDelay
+from app.reliability.ledger import Ledger
 from app.reliability.limit import AdaptiveLimit
 from app.reliability.quota import LocalQuota
 from app.reliability.retry import Retry, RetryBudget
+from app.reliability.stores.books import Books
 from app.reliability.stores.redis import SharedStore, UnusableStore
 from app.reliability.stores.redis_quota import RedisQuota
 from app.reliability.watch import Watch
@@ -81,6 +84,8 @@ class Gateway:
         self._on_progress = on_progress
         self._engines: dict[str, LocalEngine] = {}
         self.store = self._shared_store()
+        storage = settings.storage
+        self.books = Books(Ledger(_utc_today), storage.state_dir, storage.ledger_flush_s, self.store)
         self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
         self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
         self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
@@ -92,9 +97,10 @@ class Gateway:
         hedge = HedgeDelay(settings.routing.hedge_share, clock)
         dispatch = Dispatch(self.fleet, retry, budget, hedge, self.telemetry, clock)
         endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), _unix_now())
-        behind = fastapi_app(endpoints, self._lifespan)
-        pipeline = Pipeline(self.fleet, Estimates(), self.quota, self.admission, dispatch)
-        limits, paths = self._edge_limits(), endpoints.paths
+        admin = Admin(self.books)
+        behind = fastapi_app(endpoints, admin, self._lifespan)
+        pipeline = Pipeline(self.fleet, Estimates(), self.quota, self.admission, dispatch, self.books.ledger)
+        limits, paths = self._edge_limits(), endpoints.paths | admin.paths
         self.app = Edge(behind, self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
         edge = settings.edge
         self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)
@@ -105,6 +111,7 @@ class Gateway:
         try:
             async with self._started_engines(), asyncio.TaskGroup() as loops:
                 running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
+                running.append(loops.create_task(self.books.run()))
                 if self.store is not None:
                     running.append(loops.create_task(self.store.keep_watch()))
                 if isinstance(self.quota, RedisQuota):
@@ -118,6 +125,7 @@ class Gateway:
         finally:
             for replica in self.fleet.replicas:
                 await replica.engine.aclose()
+            await self.books.aclose()
             if self.store is not None:
                 await self.store.aclose()
             self.log.close()
@@ -227,6 +235,10 @@ def _leave_what_stays_to_the_end() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
+
+
+def _utc_today() -> date:
+    return datetime.now(UTC).date()
 
 
 def _unix_now() -> int:

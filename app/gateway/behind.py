@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app.errors import GatewayError, InvalidRequest, Unforeseen, UnknownPath, WrongMethod
+from app.gateway.admin import Admin
 from app.gateway.answers import headers_of
 from app.gateway.endpoints import Endpoints
 from app.gateway.openapi import with_hot_paths
@@ -17,7 +18,7 @@ from app.wire.errors import error_json, row_of
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def fastapi_app(endpoints: Endpoints, lifespan: Lifespan) -> FastAPI:
+def fastapi_app(endpoints: Endpoints, admin: Admin, lifespan: Lifespan) -> FastAPI:
     app = FastAPI(
         title="gllm",
         version=endpoints.version,
@@ -26,6 +27,7 @@ def fastapi_app(endpoints: Endpoints, lifespan: Lifespan) -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(endpoints.router())
+    app.include_router(admin.router())
     app.add_exception_handler(GatewayError, _answer)
     app.add_exception_handler(HTTPException, _answer)
     app.add_exception_handler(RequestValidationError, _answer)

@@ -6,6 +6,7 @@ from app.gateway.answers import Sink
 from app.gateway.dispatch import Dispatch
 from app.generation import Call
 from app.reliability.estimates import Estimates
+from app.reliability.ledger import Ledger
 from app.reliability.quota import Quota
 from app.telemetry.record import Record
 from app.wire.limits import limit_headers
@@ -13,13 +14,20 @@ from app.wire.limits import limit_headers
 
 class Pipeline:
     def __init__(
-        self, fleet: Fleet, estimates: Estimates, quota: Quota, admission: Admission, dispatch: Dispatch
+        self,
+        fleet: Fleet,
+        estimates: Estimates,
+        quota: Quota,
+        admission: Admission,
+        dispatch: Dispatch,
+        ledger: Ledger,
     ) -> None:
         self._fleet = fleet
         self._estimates = estimates
         self._quota = quota
         self._admission = admission
         self._dispatch = dispatch
+        self._ledger = ledger
 
     async def serve(self, call: Call, out: Sink, record: Record) -> None:
         expected = self._estimates.of(call, self._fleet.context_of(call.model))
@@ -34,3 +42,5 @@ class Pipeline:
             finally:
                 used = record.usage
                 reservation.used = 0 if used is None else used.tokens
+                if used is not None:
+                    self._ledger.add(call.tenant.name, call.model, used)

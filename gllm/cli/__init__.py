@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 import gllm
-from gllm.cli import serve
+from gllm.cli import serve, usage
 
-COMMANDS = (serve,)
+COMMANDS = (serve, usage)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ from app.clock import Clock
 from app.engines.base import Engine
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
-from app.reliability.quota import LocalQuota
 from app.settings import Settings
 from tests.support.asgi import Exchange
 from tests.support.recorder import Recorder
@@ -43,7 +43,6 @@ class House:
         assert self.recorder.in_progress == 0
         assert self.gateway.admission.inside == 0
         assert self.gateway.admission.waiting == 0
-        assert isinstance(self.gateway.quota, LocalQuota)
         assert self.gateway.quota.running == 0
         assert len(self.gateway.watch) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
@@ -54,7 +53,7 @@ Build = Callable[..., Awaitable[House]]
 
 
 @pytest.fixture
-async def build() -> AsyncIterator[Build]:
+async def build(tmp_path: Path) -> AsyncIterator[Build]:
     """`await build(a=Scripted(…), b=…, settings={"MAX_CHOICES": 2})`; every house must be empty in the end."""
     async with AsyncExitStack() as stack:
 
@@ -66,12 +65,13 @@ async def build() -> AsyncIterator[Build]:
             by_name: dict[str, Engine] = dict(engines)
             for engine in engines.values():
                 engine.clock = clock
-            flags = {"LOG_LEVEL": "error", **(settings or {})}
+            flags = {"LOG_LEVEL": "error", "STATE_DIR": tmp_path / "state", **(settings or {})}
             loaded = Settings.load(env={}, env_file=None, **flags)
             gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder])
             await gateway.prober.round()
             house = House(gateway, recorder, engines)
             stack.callback(gateway.log.close)
+            stack.push_async_callback(gateway.books.aclose)
             stack.callback(house.assert_all_given_back)
             return house
 

@@ -100,7 +100,8 @@ def test_every_hot_endpoint_is_there_with_its_body_its_answers_and_its_errors(do
 
 def test_what_can_be_read_is_there(document: Document) -> None:
     reads = {path for path, method, _ in operations(document) if method == "get"}
-    assert reads == {"/", "/health", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/models/{model}"}
+    models = {"/v1/models", "/v1/models/{model}"}
+    assert reads == {"/", "/health", "/livez", "/readyz", "/metrics", "/admin/usage"} | models
     assert "text/plain" in document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
     assert resolve(
         document,

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +25,9 @@ NOT_PROMISED: list[Any] = [positive_data_acceptance]
 class Stranger:
     """Schemathesis, in front of a gateway over a scripted engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, state_dir: Path) -> None:
         self.engine = Scripted()
-        flags = {"LOG_LEVEL": "error", "ALLOW_ANONYMOUS": True}
+        flags = {"LOG_LEVEL": "error", "ALLOW_ANONYMOUS": True, "STATE_DIR": state_dir}
         self.gateway = Gateway(Settings.load(env={}, env_file=None, **flags), {"only": self.engine})
         asyncio.run(self.gateway.prober.round())
         self.schema: Any = schemathesis.openapi.from_asgi("/openapi.json", self.gateway.app)
@@ -50,8 +51,8 @@ class Stranger:
 
 
 @pytest.fixture(scope="module")
-def stranger() -> Iterator[Stranger]:
-    stranger = Stranger()
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
+    stranger = Stranger(tmp_path_factory.mktemp("state"))
     yield stranger
     stranger.gateway.log.close()
 
@@ -91,6 +92,11 @@ def test_what_the_document_forbids_is_refused_as_it_says(stranger: Stranger, pat
 @pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/models/{model}"])
 def test_what_can_be_read_is_answered_as_the_document_says(stranger: Stranger, path: str) -> None:
     assert set(stranger.tries(path, GenerationMode.POSITIVE)) <= {200, 404}
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_the_usage_is_answered_as_the_document_says(stranger: Stranger, mode: GenerationMode) -> None:
+    assert set(stranger.tries("/admin/usage", mode)) <= {200, 400}
 
 
 def test_after_all_that_nothing_is_left_running(stranger: Stranger) -> None:

@@ -106,10 +106,30 @@ class Peaks:
 
     running: dict[str, int] = field(default_factory=dict)
     """By replica, as the gateway counts."""
+    waiting: dict[str, int] = field(default_factory=dict)
+    """By model: those in the line that have not been served yet, and"""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """their prompts, while there is more than one of them."""
+    idle_s: dict[str, float] = field(default_factory=dict)
+    """By model: for how long somebody waited while a replica had room."""
+    _idle_since: dict[str, float] = field(default_factory=dict)
 
-    def see(self, name: str, running: int) -> None:
+    def runs(self, name: str, running: int) -> None:
         if running > self.running.get(name, 0):
             self.running[name] = running
+
+    def waits(self, model: str, waiting: int, tokens: int) -> None:
+        if waiting > self.waiting.get(model, 0):
+            self.waiting[model] = waiting
+        if waiting > 1 and tokens > self.tokens.get(model, 0):
+            self.tokens[model] = tokens
+
+    def idles(self, model: str, now: float, idle: bool) -> None:
+        if not idle:
+            self._idle_since.pop(model, None)
+            return
+        since = self._idle_since.setdefault(model, now)
+        self.idle_s[model] = max(self.idle_s.get(model, 0.0), now - since)
 
 
 @dataclass
@@ -176,7 +196,7 @@ class History:
             yield at, f"gateway: {event}"
         for line in self.logged:
             yield self.ended, f"log: {line}"
-        yield self.ended, f"the end, {self.turns} turns, peaks {self.peaks.running}, {self.left} {self.stuck}"
+        yield self.ended, f"the end, {self.turns} turns, {self.peaks}, {self.left} {self.stuck}"
 
 
 def _told(record: Record) -> str:

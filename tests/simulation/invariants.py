@@ -207,9 +207,8 @@ def what_is_recorded_as_used_is_what_the_engine_told(history: History) -> Iterat
                 yield f"{record.id}: {record.usage} cannot be true, and is recorded"
         if record.outcome is Outcome.OK and works[seen.visit.id]:
             work = works[seen.visit.id][-1][1]
-            true = work.usage if work.script.tells_usage else None
-            if work.script.lies is None and record.usage != true and not (true is None and record.guessed):
-                yield f"{record.id}: the engine told {true}, and {record.usage} is recorded"
+            if work.script.lies is None and record.usage != work.told and not (work.told is None and record.guessed):
+                yield f"{record.id}: the engine told {work.told}, and {record.usage} is recorded"
 
 
 # --- engines ------------------------------------------------------------------------------------------------------

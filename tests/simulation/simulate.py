@@ -10,8 +10,11 @@ from typing import Any
 from unittest import mock
 
 from app.clock import Clock
+from app.cluster.replica import Replica, State
 from app.engines.base import Engine
 from app.gateway.app import Gateway
+from app.reliability.circuit import CircuitState
+from app.reliability.quota import LocalQuota
 from app.settings import Settings
 from app.telemetry.base import Event
 from app.telemetry.record import Record
@@ -82,7 +85,8 @@ class _Stage:
             self.loop.call_at(fault.at, actors[fault.engine].begin, fault)
             self.loop.call_at(fault.until, actors[fault.engine].end, fault)
         if self.world.drains_at is not None:
-            self.loop.call_at(self.world.drains_at, setattr, gateway.admission, "draining", True)
+            patience_s = self.world.settings["DRAIN_SECONDS"]
+            self.loop.call_at(self.world.drains_at, gateway.admission.drain, patience_s)
 
     async def _come(self, gateway: Gateway, visits: Sequence[Visit], seen: list[Seen]) -> None:
         """All of them, to their ends; and if these do not come, to the time when they should have."""
@@ -108,9 +112,16 @@ class _Stage:
 
     def _look(self) -> None:
         """After each turn of the loop."""
-        if self._gateway is not None:
-            for replica in self._gateway.fleet.replicas:
-                self.history.peaks.see(replica.name, replica.running)
+        if self._gateway is None:
+            return
+        peaks, now = self.history.peaks, self.loop.time()
+        replicas = self._gateway.fleet.replicas
+        for replica in replicas:
+            peaks.runs(replica.name, replica.running)
+        for model in self.world.models:
+            line = self._gateway.admission.line(model)
+            peaks.waits(model, len(line.queue), line.queue.tokens)
+            peaks.idles(model, now, bool(len(line)) and any(_could_serve(replica, model) for replica in replicas))
 
 
 class _Told:
@@ -177,9 +188,17 @@ def _afterwards(world: World, model: str) -> Visit:
     return Visit(id=f"{world.seed}-afterwards-{model}", at=BEGAN_S, model=model, stream=False, tokens=2)
 
 
+def _could_serve(replica: Replica, model: str) -> bool:
+    """To anybody: at once, and for the first time."""
+    ready = replica.state is State.READY and model in replica.models and replica.circuit.state is CircuitState.CLOSED
+    return ready and replica.running < replica.slots - replica.reserved
+
+
 def _held(gateway: Gateway, actors: Mapping[str, Actor]) -> dict[str, int]:
     counts = {
         "requests inside": gateway.admission.inside,
+        "requests in line": gateway.admission.waiting,
+        "reservations": gateway.quota.running if isinstance(gateway.quota, LocalQuota) else 0,
         "entries of the watch": len(gateway.watch),
         **{f"leases of {replica.name}": replica.running for replica in gateway.fleet.replicas},
         **{f"calls in {name}": actor.engine.running for name, actor in actors.items()},

@@ -146,6 +146,12 @@ SETTINGS: dict[str, list[Any]] = {
     "CIRCUIT_FAILURES": [1, 3, 5],
     "CIRCUIT_PAUSE": [0.2, 1.0],
     "RETRY_BUDGET": [0.0, 0.2, 1.0],
+    "QUEUE_CAPACITY_TOKENS": [50, 1_000, 1_000_000],
+    "HEDGE_SHARE": [0.0, 0.0, 0.2],
+    "ADAPTIVE_CONCURRENCY": [False, False, True],
+    "ENABLE_BACKPRESSURE": [True, True, True, False],
+    "EXACT_USAGE": [True, False],
+    "DRAIN_SECONDS": [0.05, 0.5, 5.0],
 }
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import redis
 
+from tests.support.processes import comes_true
+
 
 def executable() -> str:
     if found := shutil.which("redis-server"):
@@ -37,7 +39,11 @@ class RedisServer:
             self._process = subprocess.Popen(
                 [executable(), *options, "--dir", str(self._folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self._wait_until_up()
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self.stop()
+            raise
 
     def pause(self) -> None:
         """It accepts connections still, as its kernel does, and answers nothing."""
@@ -52,13 +58,16 @@ class RedisServer:
         self._process.wait(timeout=10)
 
     def _wait_until_up(self) -> None:
-        from redis.backoff import ConstantBackoff
-        from redis.retry import Retry
+        with redis.Redis.from_url(self.url) as client:
 
-        patient = Retry(ConstantBackoff(0.05), retries=200)
-        with redis.Redis.from_url(self.url, retry=patient, retry_on_error=[redis.ConnectionError]) as client:
-            assert client.ping(), self._log.read_text()
-        assert self._process.poll() is None, self._log.read_text()
+            def answers() -> bool:
+                assert self._process.poll() is None, self._log.read_text()
+                try:
+                    return bool(client.ping())
+                except redis.ConnectionError:
+                    return False
+
+            assert comes_true(answers, limit_s=10, every_s=0.02), self._log.read_text()
 
 
 @contextmanager

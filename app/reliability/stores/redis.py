@@ -6,6 +6,7 @@ without its client, which sets a time limit on each step instead of on all of th
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,7 +15,9 @@ from app.clock import Clock
 from app.reliability.stores.patience import Patience
 from app.reliability.stores.redis_pool import Command, ExchangeFailed, Part, Pool, UnusableStore, connector
 
-__all__ = ["PREFIX", "Part", "Script", "SharedStore", "StoreUnavailable", "UnusableStore"]
+__all__ = ["PREFIX", "Part", "Script", "SharedStore", "StoreRefused", "StoreUnavailable", "UnusableStore"]
+
+log = logging.getLogger("gllm")
 
 PREFIX = "gllm:"
 """Of every key, so that the database may be shared."""
@@ -29,13 +32,17 @@ WHILE_DOWN_S = 1.0
 AFTER_DOUBT_S = 0.1
 """Between two looks of the watch: while all is well, while it is not, and when a call has just found that it is not."""
 
+MOST_REFUSALS_TOLD = 100
+
 _PROBE: Command = ("SET", f"{PREFIX}probe", 1, "PX", 60_000)
 """A write, because a Redis that is full, or only reads, is of no use to us."""
 
 _REFUSALS = frozenset(
     """
     READONLY OOM MISCONF LOADING BUSY MASTERDOWN CLUSTERDOWN NOREPLICAS TRYAGAIN NOAUTH NOPERM WRONGPASS UNBLOCKED
+    MOVED ASK
     ReadOnlyError OutOfMemoryError NoPermissionError MasterDownError ClusterDownError TryAgainError
+    MovedError AskError
     """.split()
 )
 """What Redis says when it would refuse anybody: its own words, and the classes by which redis-py replaces some."""
@@ -43,6 +50,10 @@ _REFUSALS = frozenset(
 
 class StoreUnavailable(Exception):
     """Not answered, or not in time, or refused. Whether it was done all the same is not known."""
+
+
+class StoreRefused(StoreUnavailable):
+    """It answers, but not to this: a defect of ours, or a key that somebody else has used. Others are served."""
 
 
 class Script:
@@ -57,7 +68,7 @@ class SharedStore:
     def __init__(self, url: str, timeout_s: float, clock: Clock, on_change: Callable[[bool, str], None]) -> None:
         """`on_change` hears whether the store is available and why not: once that is known, and when it changes.
 
-        Raises `UnusableStore`.
+        Raises `UnusableStore`. Every call may raise `StoreUnavailable`.
         """
         self.available = True
         """What the last call or look found; at first, hoped for."""
@@ -65,6 +76,7 @@ class SharedStore:
         self._clock = clock
         self._on_change = on_change
         self._told: bool | None = None
+        self._refusals: set[str] = set()
         self._doubted = asyncio.Event()
         connect = connector(url)
         self._prompt = Pool(CONNECTIONS, connect, clock)
@@ -77,15 +89,15 @@ class SharedStore:
         answer = (await self._ask((("EVALSHA", script.sha, *given),)))[0]
         if type(answer).__name__ == "NoScriptError":  # a new Redis, or one that was restarted
             answer = (await self._ask((("EVAL", script.text, *given),)))[0]
-        return _shown(answer)
+        return self._shown(answer)
 
     async def command(self, *parts: Part, timeout_s: float | None = None) -> Any:
         """Any other command. One that may block in Redis brings its own time limit, longer than it blocks."""
-        return _shown((await self._ask((parts,), timeout_s))[0])
+        return self._shown((await self._ask((parts,), timeout_s))[0])
 
-    async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
+    async def pipeline(self, commands: Sequence[Command], timeout_s: float | None = None) -> list[Any]:
         """All answers, in one round trip. It is no transaction."""
-        return [_shown(answer) for answer in await self._ask(commands)]
+        return [self._shown(answer) for answer in await self._ask(commands, timeout_s)]
 
     async def keep_watch(self) -> None:
         """Finds out that the store is back, or that it went while nobody asked. Runs as long as the gateway does."""
@@ -126,10 +138,20 @@ class SharedStore:
                 raise await self._lost(_told(answer)) from answer
         return answers
 
+    def _shown(self, answer: Any) -> Any:
+        """Callers go on without the store as they do when it is down, so this is the one who must tell of a defect."""
+        if not isinstance(answer, Exception):
+            return answer
+        told = _told(answer)
+        if told not in self._refusals and len(self._refusals) < MOST_REFUSALS_TOLD:
+            self._refusals.add(told)
+            log.error("the shared store refused a command: %s", told)
+        raise StoreRefused("the shared store refused this command") from answer
+
     async def _look(self) -> None:
         """Only a look finds that the store is back: calls that were under way and succeed late say little about it."""
         try:
-            _shown((await self._answers((_PROBE,)))[0])
+            self._shown((await self._answers((_PROBE,)))[0])
         except StoreUnavailable:
             return  # told where it was raised
         self._tell(True, "")
@@ -146,12 +168,6 @@ class SharedStore:
         if available is not self._told:
             self._told = available
             self._on_change(available, reason)
-
-
-def _shown(answer: Any) -> Any:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 def _is_refusal(error: Exception) -> bool:

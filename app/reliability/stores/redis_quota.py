@@ -102,6 +102,11 @@ class RedisQuota:
                     raise
                 return
 
+    @property
+    def running(self) -> int:
+        """Reservations that this gateway holds, in Redis or by itself."""
+        return len(self._held) + self._local.running
+
     async def renew(self) -> None:
         """Says that this gateway lives, and with it all that it holds."""
         held = list(self._held.values())

@@ -9,7 +9,7 @@ import pytest
 import redis as redis_py
 
 from app.reliability.stores import redis as subject
-from app.reliability.stores.redis import Script, SharedStore, StoreUnavailable, UnusableStore
+from app.reliability.stores.redis import Script, SharedStore, StoreRefused, StoreUnavailable, UnusableStore
 from tests.reliability.stores.conftest import Stores, Told
 from tests.reliability.stores.fake_redis import fake_redis
 from tests.support.redis_server import RedisServer, redis_server
@@ -46,15 +46,20 @@ async def test_commands_and_pipelines_answer_in_bytes_and_in_order(redis_url: st
     assert answers == [b"\xff\x00", 2, None]
 
 
-async def test_what_is_wrong_with_one_command_leaves_the_store_available(
-    redis_url: str, stores: Stores, told: Told, key: str
+async def test_what_is_wrong_with_one_command_is_told_once_and_leaves_the_store_available(
+    redis_url: str, stores: Stores, told: Told, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = stores(redis_url)
     await store.command("SET", key, "text")
-    with pytest.raises(redis_py.ResponseError, match="not an integer"):
-        await store.run(ADD, [key], [1])
+    for _ in range(2):
+        with pytest.raises(StoreRefused) as refused:
+            await store.run(ADD, [key], [1])
+        assert "not an integer" in str(refused.value.__cause__)
+    with pytest.raises(StoreRefused):
+        await store.pipeline([("GET", key), ("INCR", key), ("GET", key)])
     assert await store.command("GET", key) == b"text"
     assert told == [(True, "")]
+    assert len(caplog.records) == 2
 
 
 async def test_a_crowd_shares_a_bounded_number_of_connections(server: RedisServer, stores: Stores, key: str) -> None:
@@ -188,11 +193,12 @@ async def test_a_replica_is_unavailable(server: RedisServer, stores: Stores) -> 
         b"-LOADING Redis is loading the dataset in memory\r\n",
         b"-MISCONF Redis is configured to save RDB snapshots\r\n",
         b"-ERR max number of clients reached\r\n",
+        b"-MOVED 3999 127.0.0.1:6381\r\n",
         b":not a number\r\n",
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b"$3\r\nab",
     ],
-    ids=["hangs up", "loads", "cannot save", "full", "nonsense", "is no Redis", "stops in the middle"],
+    ids=["hangs up", "loads", "cannot save", "full", "a cluster", "nonsense", "is no Redis", "stops in the middle"],
 )
 async def test_whatever_else_it_says_or_leaves_unsaid(stores: Stores, said: bytes) -> None:
     async def answers(command: list[bytes]) -> bytes:
