@@ -17,8 +17,8 @@ _BREAKS: list[type[EngineError]] = [EngineBroken, EngineStalled, EngineNonsense]
 _LIES: list[Any] = [{"prompt_tokens": -1, "completion_tokens": 2**70}, {"completion_tokens": 2**40}, "none", [], {}]
 
 
-BESIDE_TOKENS = 4
-"""Events of a stream: the role, the stop, the usage, the end."""
+BESIDE_TOKENS = 2
+"""Events that each stream has, whatever its engine leaves out. An incident comes before one of them, never after."""
 
 
 class Actor:

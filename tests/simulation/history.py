@@ -153,6 +153,8 @@ class History:
     works: dict[str, list[Work]] = field(default_factory=dict)
     """By engine."""
     peaks: Peaks = field(default_factory=Peaks)
+    charged: tuple[int, int, int] = (0, 0, 0)
+    """Requests, prompt tokens and completion tokens in the ledger."""
     left: Left = field(default_factory=Left)
     stuck: str = ""
     """Who still waited when nothing could happen any more, or when the time was over."""

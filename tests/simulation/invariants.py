@@ -7,17 +7,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from app.engines.scripted import End
-from app.errors import Outcome
+from app.engines.scripted import End, Work
+from app.errors import EngineError, Outcome
+from app.reliability.ledger import MOST_TOKENS
+from app.telemetry.base import CircuitChanged
 from app.telemetry.record import Record
 from app.wire.errors import ERRORS
 from tests.simulation.history import History, Seen
+from tests.simulation.world import BEGAN_S
 
 TICK_S = 0.05
 """Between two sweeps of the watch: time limits are late by so much at most."""
 
 AT_ONCE_S = 1e-6
 """In virtual time nothing takes time but waiting."""
+
+BUDGET_WINDOW_S = 20.0
+"""For so long retries that nobody used may be used later, at most."""
+
+UNTIMED = ("engine_busy", "draining")
+"""Refusals that may leave open how long they hold: an engine's own, and one that came in the middle of the work."""
 
 NARROWED = {"circuit_open": "no_replica"}
 """Codes that say more than the error table's."""
@@ -205,9 +214,8 @@ def what_is_recorded_as_used_is_what_the_engine_told(history: History) -> Iterat
             counts = (record.usage.prompt_tokens, record.usage.completion_tokens, record.usage.cached_tokens)
             if not all(0 <= count <= 2**53 for count in counts):
                 yield f"{record.id}: {record.usage} cannot be true, and is recorded"
-        if record.outcome is Outcome.OK and works[seen.visit.id]:
-            work = works[seen.visit.id][-1][1]
-            if work.script.lies is None and record.usage != work.told and not (work.told is None and record.guessed):
+        for work in [work for name, work in works[seen.visit.id] if name == record.replica][-1:]:
+            if record.outcome is Outcome.OK and work.script.lies is None and record.usage != work.told and not (work.told is None and record.guessed):
                 yield f"{record.id}: the engine told {work.told}, and {record.usage} is recorded"
 
 
@@ -220,7 +228,8 @@ def attempts_are_bounded_and_recorded(history: History) -> Iterator[str]:
     most = history.world.settings["MAX_ATTEMPTS"]
     for seen, record in _with_records(history):
         tries = len(works[seen.visit.id])
-        if not tries == record.attempts <= most:
+        second = record.attempts if _hedges(history) else 0
+        if not (record.attempts <= most and record.attempts <= tries <= record.attempts + second):
             yield f"{record.id}: {tries} attempts, {record.attempts} recorded, {most} allowed"
 
 
@@ -236,10 +245,29 @@ def no_replica_is_tried_twice(history: History) -> Iterator[str]:
 @invariant
 def a_request_is_at_one_replica_at_a_time(history: History) -> Iterator[str]:
     works = history.works_by_request()
+    if _hedges(history):
+        return
     for seen in history.all_seen:
         for (one, earlier), (other, later) in pairwise(works[seen.visit.id]):
             if earlier.ended is None or earlier.ended > later.began:
                 yield f"{seen.visit.id} was at {one} and at {other} in one moment"
+
+
+def _hedges(history: History) -> bool:
+    return bool(history.world.settings["HEDGE_SHARE"])
+
+
+@invariant
+def second_tries_stay_within_their_budgets(history: History) -> Iterator[str]:
+    works = history.works_by_request()
+    settings = history.world.settings
+    firsts = sum(bool(tries) for tries in works.values())
+    more = sum(len(tries) - 1 for tries in works.values() if tries)
+    seconds = history.ended - BEGAN_S + BUDGET_WINDOW_S
+    retries = settings["RETRY_BUDGET"] * firsts + seconds if settings["RETRY_BUDGET"] else 0
+    most = retries + settings["HEDGE_SHARE"] * firsts + (1 if _hedges(history) else 0)
+    if more > most:
+        yield f"{more} second tries were made, and {most:.1f} allowed"
 
 
 @invariant
@@ -285,6 +313,136 @@ def what_reaches_an_engine_is_what_the_client_sent(history: History) -> Iterator
                 yield f"{name} got another request than {seen.visit.id} had sent: {work.call.body!r}"
 
 
+# --- slots and lines ----------------------------------------------------------------------------------------------
+
+
+@invariant
+def no_replica_has_more_than_its_slots(history: History) -> Iterator[str]:
+    most = history.world.settings["MAX_CONCURRENT_REQUESTS"]
+    if not history.world.settings["ADAPTIVE_CONCURRENCY"]:
+        for name, running in history.peaks.running.items():
+            if running > most:
+                yield f"{name} had {running} requests at once, and has {most} slots"
+
+
+@invariant
+def no_line_is_longer_than_its_places(history: History) -> Iterator[str]:
+    settings = history.world.settings
+    if settings["ENABLE_BACKPRESSURE"]:
+        for what, peaks, most in (
+            ("requests", history.peaks.waiting, settings["QUEUE_CAPACITY"]),
+            ("prompt tokens", history.peaks.tokens, settings["QUEUE_CAPACITY_TOKENS"]),
+        ):
+            for model, peak in peaks.items():
+                if peak > most:
+                    yield f"{peak} {what} waited for {model}, and there is room for {most}"
+
+
+@invariant
+def no_slot_idles_while_somebody_waits(history: History) -> Iterator[str]:
+    for model, idle_s in history.peaks.idle_s.items():
+        if idle_s > AT_ONCE_S:
+            yield f"for {idle_s:.3f} s somebody waited for {model} while a replica had room"
+
+
+@invariant
+def a_refusal_costs_no_engine_anything(history: History) -> Iterator[str]:
+    """It may have failed elsewhere before it had to wait."""
+    works = history.works_by_request()
+    for seen, record in _with_records(history):
+        if record.error in ("QueueFull", "WouldMissDeadline"):
+            for name, work in works[seen.visit.id]:
+                if work.error is None:
+                    yield f"{record.id} was refused with {record.error}, and {name} had worked for it"
+
+
+@invariant
+def a_full_line_is_said_at_once(history: History) -> Iterator[str]:
+    for seen, record in _with_records(history):
+        if record.error == "QueueFull" and seen.returned is not None:
+            late = seen.returned - seen.blocked_s - (seen.body_sent or seen.sent)
+            if late > AT_ONCE_S:
+                yield f"{record.id} heard after {late:.3f} s that the line is full"
+
+
+@invariant
+def who_is_sent_away_for_a_while_is_told_for_how_long(history: History) -> Iterator[str]:
+    for seen in history.all_seen:
+        if seen.status == 503 and "x-gllm-reason" not in seen.headers:
+            yield f"{seen.visit.id} got a 503 without a reason"
+        waits = seen.headers.get("retry-after", "absent")
+        if seen.status in (429, 503) and not waits.isdecimal() and _code(seen) not in UNTIMED:
+            yield f"{seen.visit.id} got {seen.status} {_code(seen)}, retry-after {waits}"
+
+
+# --- circuits -----------------------------------------------------------------------------------------------------
+
+
+@invariant
+def a_circuit_opens_only_after_failures_in_a_row(history: History) -> Iterator[str]:
+    """Backpressure is none, and neither is a client that leaves."""
+    most = history.world.settings["CIRCUIT_FAILURES"]
+    for name, periods in _circuits(history).items():
+        failed = [work.ended for work in history.works[name] if _is_blamed(work)]
+        for state, since, _ in periods:
+            before = sum(ended is not None and ended <= since + AT_ONCE_S for ended in failed)
+            if state == "open" and before < most:
+                yield f"the circuit of {name} opened at {since:.3f} after {before} failures in all"
+
+
+def _is_blamed(work: Work) -> bool:
+    """It failed; or it spoke what a gateway cannot read, and does not know so itself."""
+    return (isinstance(work.error, EngineError) and work.error.blames_engine) or not work.script.ends_properly
+
+
+@invariant
+def an_open_circuit_lets_nobody_through(history: History) -> Iterator[str]:
+    for name, periods in _circuits(history).items():
+        for state, since, until in periods:
+            for work in history.works[name] if state == "open" else []:
+                if since + AT_ONCE_S < work.began < until - AT_ONCE_S:
+                    yield f"{name} was asked for {work.call.id} at {work.began:.3f}, its circuit was open"
+
+
+@invariant
+def a_half_open_circuit_lets_one_try_at_a_time(history: History) -> Iterator[str]:
+    for name, periods in _circuits(history).items():
+        for state, since, until in periods:
+            if state == "half_open":
+                trials = [work for work in history.works[name] if since - AT_ONCE_S <= work.began < until - AT_ONCE_S]
+                for one, other in pairwise(trials):
+                    if one.ended is None or one.ended > other.began + AT_ONCE_S:
+                        yield f"{one.call.id} and {other.call.id} tried {name} at once"
+
+
+def _circuits(history: History) -> dict[str, list[tuple[str, float, float]]]:
+    """By replica: in which state its circuit was, since when, and until when."""
+    periods: dict[str, list[tuple[str, float, float]]] = {name: [] for name in history.works}
+    for at, event in history.events:
+        if isinstance(event, CircuitChanged):
+            known = periods[event.replica]
+            if known:
+                known[-1] = (*known[-1][:2], at)
+            known.append((event.state, at, history.ended))
+    return periods
+
+
+# --- the account --------------------------------------------------------------------------------------------------
+
+
+@invariant
+def the_ledger_has_what_was_recorded(history: History) -> Iterator[str]:
+    """Each request that an engine worked for, once, with all that it used."""
+    used = [record.usage for record in history.records if record.usage is not None]
+    expected = (
+        len(used),
+        sum(min(usage.prompt_tokens, MOST_TOKENS) for usage in used),
+        sum(min(usage.completion_tokens, MOST_TOKENS) for usage in used),
+    )
+    if history.charged != expected:
+        yield f"the ledger has {history.charged} requests, prompt and completion tokens, and {expected} are recorded"
+
+
 # --- time ---------------------------------------------------------------------------------------------------------
 
 
@@ -303,6 +461,9 @@ def no_request_lasts_longer_than_it_may(history: History) -> Iterator[str]:
     for seen in history.all_seen:
         due = history.world.expires(seen.visit, seen.sent)
         due = max(due, seen.body_sent or seen.sent + history.world.settings["BODY_TIMEOUT"])
+        if history.world.drains_at is not None:
+            drained = history.world.drains_at + history.world.settings["DRAIN_SECONDS"]
+            due = min(due, max(drained, seen.body_sent or due))
         if seen.returned is not None and seen.returned - seen.blocked_s > due + TICK_S + AT_ONCE_S:
             yield f"{seen.visit.id} was with the gateway until {seen.returned:.3f}, and was due at {due:.3f}"
 

@@ -9,9 +9,11 @@ import random
 import traceback
 from asyncio import base_events
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
+from unittest import mock
 
 T = TypeVar("T")
 
@@ -56,19 +58,6 @@ class VirtualLoop(base_events.BaseEventLoop):
             raise Deadlock(_where_everybody_stands(self))
         self._now = max(self._now, timers[0].when())
 
-    def run_in_executor(  # type: ignore[override]  # as `BaseEventLoop` has it, less what typeshed adds
-        self, executor: Executor | None, func: Callable[..., T], *args: Any
-    ) -> "asyncio.Future[T]":
-        """A thread's work is done at once; its news arrives in a later turn, as from a thread."""
-        future: asyncio.Future[T] = self.create_future()
-        try:
-            result = func(*args)
-        except BaseException as error:
-            self.call_soon(_unless_done(future, future.set_exception), error)
-        else:
-            self.call_soon(_unless_done(future, future.set_result), result)
-        return future
-
     def _run_once(self) -> None:
         super()._run_once()  # type: ignore[misc]  # the one place where every turn passes
         self.turns += 1
@@ -79,14 +68,6 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """Nobody sleeps who would have to be woken."""
-
-
-def _unless_done(future: "asyncio.Future[T]", act: Callable[[Any], None]) -> Callable[[Any], None]:
-    def news(value: Any) -> None:
-        if not future.done():
-            act(value)
-
-    return news
 
 
 def run(loop: VirtualLoop, main: Coroutine[Any, Any, T], seed: int) -> T:
@@ -111,11 +92,22 @@ def _undisturbed(seed: int) -> Iterator[None]:
     random.seed(seed)
     gc.disable()
     try:
-        yield
+        with mock.patch.object(ThreadPoolExecutor, "submit", _done_at_once):
+            yield
     finally:
         random.setstate(state)
         if collecting:
             gc.enable()
+
+
+def _done_at_once(pool: ThreadPoolExecutor, work: Callable[..., T], *args: Any, **kwargs: Any) -> "Future[T]":
+    """What a thread does takes no time, and its news arrives in a later turn, as from a thread."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(work(*args, **kwargs))
+    except BaseException as error:
+        future.set_exception(error)
+    return future
 
 
 def _cancel_the_rest(loop: VirtualLoop) -> None:
@@ -129,9 +121,22 @@ def _cancel_the_rest(loop: VirtualLoop) -> None:
 def _where_everybody_stands(loop: VirtualLoop) -> str:
     said = [f"nothing is left to happen at {loop.time():.3f} s, and these wait:"]
     for task in _in_order(asyncio.all_tasks(loop)):
-        frames = [line for frame in task.get_stack() for line in traceback.format_stack(frame, limit=1)]
-        said.append(f"{task.get_name()}\n{''.join(frames)}")
+        frames = "".join(line for frame in _frames(task.get_coro()) for line in traceback.format_stack(frame, limit=1))
+        said.append(f"{task.get_name()}\n{frames}")
     return "\n".join(said)
+
+
+def _frames(waiting: Any) -> Iterator[FrameType]:
+    """From a task's first function to the one that waits."""
+    while waiting is not None:
+        for kind in ("cr", "ag", "gi"):
+            frame = getattr(waiting, f"{kind}_frame", None)
+            if frame is not None:
+                yield frame
+        waiting = next((getattr(waiting, name) for name in _AWAITS if hasattr(waiting, name)), None)
+
+
+_AWAITS = ("cr_await", "ag_await", "gi_yieldfrom")
 
 
 def _in_order(tasks: set["asyncio.Task[Any]"]) -> list["asyncio.Task[Any]"]:

@@ -5,6 +5,9 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 from unittest import mock
@@ -14,6 +17,7 @@ from app.cluster.replica import Replica, State
 from app.engines.base import Engine
 from app.gateway.app import Gateway
 from app.reliability.circuit import CircuitState
+from app.reliability.ledger import Selection, total
 from app.reliability.quota import LocalQuota
 from app.settings import Settings
 from app.telemetry.base import Event
@@ -31,13 +35,25 @@ SETTLES_S = 5.0
 """Until the gateway must have noticed that all is well again, and given back whatever it held."""
 
 
+FIRST_DAY = date(2026, 1, 31)
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
 TURNS = 5
 """In which a task that has just begun, and has nothing to wait for, ends: a probe is no leak."""
 
 
 def simulate(world: World) -> History:
-    stage = _Stage(world)
-    with mock.patch("app.gateway.app._leave_what_stays_to_the_end"), _ErrorLog(stage.history.logged):
+    with TemporaryDirectory(prefix="gllm-simulation-", dir=IN_MEMORY) as folder:
+        return _simulated(world, Path(folder))
+
+
+def _simulated(world: World, folder: Path) -> History:
+    stage = _Stage(world, folder)
+    with (
+        mock.patch("app.gateway.app._leave_what_stays_to_the_end"),
+        mock.patch("app.gateway.app._utc_today", stage.today),
+        _ErrorLog(stage.history.logged),
+    ):
         try:
             run(stage.loop, stage.play(), world.seed)
         except Deadlock as deadlock:
@@ -47,8 +63,9 @@ def simulate(world: World) -> History:
 
 
 class _Stage:
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, folder: Path) -> None:
         self.world = world
+        self.folder = folder
         self.history = History(world, [])
         self.loop = VirtualLoop(BEGAN_S - WARMS_UP_S, self._look)
         self._gateway: Gateway | None = None
@@ -65,6 +82,9 @@ class _Stage:
             await asyncio.sleep(WARMS_UP_S)
             usual = _tasks()
             await self._come(gateway, world.visits, history.seen)
+            if world.drains_at is not None:
+                await asyncio.sleep(max(0.0, world.drains_at - self.loop.time()))
+                await gateway.admission.empty()
             faults_end = max((fault.until for fault in world.faults), default=0.0)
             await asyncio.sleep(max(0.0, faults_end - self.loop.time()) + SETTLES_S)
             for visit in afterwards:
@@ -72,11 +92,12 @@ class _Stage:
             await asyncio.sleep(SETTLES_S)
             for _ in range(TURNS):
                 await asyncio.sleep(0)
+            history.charged = await self._charged(gateway)
             history.left = Left(_held(gateway, actors), list((_tasks() - usual).elements()))
         history.left.tasks += _tasks().elements()
 
     def _build(self, actors: Mapping[str, Actor]) -> Gateway:
-        settings = Settings.load(env={}, env_file=None, **self.world.settings)
+        settings = Settings.load(env={}, env_file=None, STATE_DIR=self.folder, **self.world.settings)
         engines: dict[str, Engine] = {name: actor.engine for name, actor in actors.items()}
         return Gateway(settings, engines, clock=self.loop.time, backends=[_Told(self.history, self.loop.time)])
 
@@ -87,6 +108,16 @@ class _Stage:
         if self.world.drains_at is not None:
             patience_s = self.world.settings["DRAIN_SECONDS"]
             self.loop.call_at(self.world.drains_at, gateway.admission.drain, patience_s)
+
+    async def _charged(self, gateway: Gateway) -> tuple[int, int, int]:
+        everything = await gateway.books.report(Selection(FIRST_DAY - timedelta(days=50), FIRST_DAY + timedelta(days=50)))
+        amounts = total(everything.book)
+        return amounts.requests, amounts.prompt_tokens, amounts.completion_tokens
+
+    def today(self) -> date:
+        """By the clock on the wall, which jumps."""
+        now = self.loop.time()
+        return FIRST_DAY + timedelta(seconds=now + sum(by for at, by in self.world.wall_jumps if at <= now))
 
     async def _come(self, gateway: Gateway, visits: Sequence[Visit], seen: list[Seen]) -> None:
         """All of them, to their ends; and if these do not come, to the time when they should have."""
@@ -121,7 +152,7 @@ class _Stage:
         for model in self.world.models:
             line = self._gateway.admission.line(model)
             peaks.waits(model, len(line.queue), line.queue.tokens)
-            peaks.idles(model, now, bool(len(line)) and any(_could_serve(replica, model) for replica in replicas))
+            peaks.idles(model, now, bool(line.queue) and not line.returning and any(_could_serve(replica, model) for replica in replicas))
 
 
 class _Told:

@@ -13,6 +13,7 @@ import pytest
 from app.engines.scripted import End, Work
 from app.errors import Outcome
 from app.generation import Usage
+from app.telemetry.base import CircuitChanged
 from tests.simulation.history import History, Seen
 from tests.simulation.invariants import INVARIANTS, check
 from tests.simulation.simulate import simulate
@@ -30,9 +31,11 @@ from tests.simulation.world import (
 
 STREAM, WHOLE, GONE, RETRIED = range(4)
 
+PLAIN = {"HEDGE_SHARE": 0.0, "ADAPTIVE_CONCURRENCY": False, "ENABLE_BACKPRESSURE": True}
+
 WORLD = World(
     seed=0,
-    settings=UNSEEN | {name: choices[-1] for name, choices in SETTINGS.items()},
+    settings=UNSEEN | {name: choices[-1] for name, choices in SETTINGS.items()} | PLAIN,
     engines=tuple(EnginePlan(f"engine-{index}", ("model-0",), 4, 4, 0.01, 0.01, 1) for index in range(2)),
     visits=(
         Visit("stream", BEGAN_S, "model-0", stream=True, tokens=3),
@@ -82,6 +85,27 @@ def _says(history: History, which: int, *events: bytes) -> None:
 def _failed_while_all_was_well(history: History) -> None:
     history.world = replace(history.world, faults=())
     _record(history, STREAM, outcome=Outcome.UPSTREAM_FAILED)
+
+
+def _circuit(history: History, name: str, *states: tuple[str, float]) -> None:
+    history.events = [(BEGAN_S + at, CircuitChanged(name, state)) for state, at in states]
+
+
+def _worked_while_open(history: History) -> None:
+    name, work = _works(history, STREAM)[0]
+    _circuit(history, name, ("open", -0.5), ("half_open", 0.5))
+    assert work.began == BEGAN_S
+
+
+def _two_tried_at_once(history: History) -> None:
+    name, work = _works(history, STREAM)[0]
+    history.works[name].insert(0, work)
+    _circuit(history, name, ("half_open", -0.5), ("closed", 0.5))
+
+
+def _told_not_when(history: History) -> None:
+    seen = _seen(history, WHOLE)
+    seen.status, seen.headers = 503, {"x-gllm-reason": "queue_full"}
 
 
 Break = Callable[[History], object]
@@ -185,11 +209,42 @@ BREAKS: dict[str, list[Break]] = {
     "what_reaches_an_engine_is_what_the_client_sent": [
         lambda history: setattr(_seen(history, WHOLE), "visit", replace(WORLD.visits[WHOLE], tokens=4)),
     ],
+    "second_tries_stay_within_their_budgets": [
+        lambda history: history.world.settings.update(RETRY_BUDGET=0.0),
+    ],
+    "no_replica_has_more_than_its_slots": [lambda history: history.peaks.runs("engine-0", 17)],
+    "no_line_is_longer_than_its_places": [
+        lambda history: history.peaks.waits("model-0", 101, 0),
+        lambda history: history.peaks.waits("model-0", 2, 1_000_001),
+    ],
+    "no_slot_idles_while_somebody_waits": [
+        lambda history: [history.peaks.idles("model-0", at, True) for at in (1.0, 1.1)],
+    ],
+    "a_refusal_costs_no_engine_anything": [
+        lambda history: _record(history, WHOLE, outcome=Outcome.QUEUE_FULL, error="QueueFull"),
+    ],
+    "a_full_line_is_said_at_once": [
+        lambda history: _record(history, WHOLE, outcome=Outcome.QUEUE_FULL, error="QueueFull"),
+    ],
+    "who_is_sent_away_for_a_while_is_told_for_how_long": [
+        lambda history: setattr(_seen(history, WHOLE), "status", 503),
+        _told_not_when,
+    ],
+    "a_circuit_opens_only_after_failures_in_a_row": [
+        lambda history: _circuit(history, "engine-0", ("open", 5.0)),
+    ],
+    "an_open_circuit_lets_nobody_through": [_worked_while_open],
+    "a_half_open_circuit_lets_one_try_at_a_time": [_two_tried_at_once],
+    "the_ledger_has_what_was_recorded": [
+        lambda history: setattr(history, "charged", (0, 0, 0)),
+        lambda history: _record(history, GONE, usage=None),
+    ],
     "no_answer_begins_after_its_deadline": [
         lambda history: setattr(_seen(history, STREAM), "answered", BEGAN_S + 15.1),
     ],
     "no_request_lasts_longer_than_it_may": [
         lambda history: setattr(_seen(history, STREAM), "returned", BEGAN_S + 15.1),
+        lambda history: setattr(history, "world", replace(history.world, drains_at=BEGAN_S - 6)),
     ],
     "a_stalled_reader_is_cut_off": [lambda history: setattr(_seen(history, STREAM), "longest_block_s", 2.1)],
     "all_is_given_back": [

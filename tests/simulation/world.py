@@ -163,6 +163,8 @@ class World:
     visits: tuple[Visit, ...]
     faults: tuple[Fault, ...] = ()
     drains_at: float | None = None
+    wall_jumps: tuple[tuple[float, float], ...] = ()
+    """When the clock on the wall jumps, and by how much. Nothing that lasts may go by that clock."""
 
     @property
     def calm(self) -> bool:
@@ -208,6 +210,7 @@ class _Draw:
             engines=tuple(engines),
             visits=tuple(self._visits(span_s, models)),
             faults=tuple(faults),
+            wall_jumps=tuple(self._jumps(span_s)),
             drains_at=BEGAN_S + span_s * drain.random() if drain.random() < 0.05 else None,
         )
 
@@ -226,6 +229,11 @@ class _Draw:
             pace_s=rng.choice([0.0, 0.005, 0.02]),
             events_per_block=rng.choice([1, 1, 1, 3]),
         )
+
+    def _jumps(self, span_s: float) -> Iterator[tuple[float, float]]:
+        rng = self._from("wall clock")
+        for _ in range(rng.choice([0, 0, 0, 1, 2])):
+            yield BEGAN_S + rng.random() * span_s, rng.choice([-1, 1]) * rng.choice([1.0, 86_400.0, 10 * 86_400.0])
 
     # --- clients --------------------------------------------------------------------------------------------------
 
