@@ -6,6 +6,7 @@ from app.cluster.replica import Lease, Replica, State
 from app.errors import NoReplica, UnknownModel
 from app.generation import Call
 from app.telemetry.base import ReplicaChanged, Telemetry
+from app.tenant import ANONYMOUS, Tenant
 
 Policy = Callable[[Sequence[Replica], Call], Replica]
 """Chooses among replicas that are ready, serve the model and have room; there are at least two."""
@@ -75,15 +76,21 @@ class Fleet:
         if grows:
             self.on_room(replica)
 
-    def resolve(self, model: str | None) -> str:
-        """The model a request means: its own, or the only one there is."""
+    def resolve(self, model: str | None, tenant: Tenant = ANONYMOUS) -> str:
+        """The model a request means: its own, or the only one there is for this tenant.
+
+        One that the tenant may not use is unknown, whether it is served here or not.
+        """
         if model is not None:
-            if model not in self._models and self._models:
+            if not tenant.may_use(model) or (model not in self._models and self._models):
                 raise UnknownModel(param="model")
             return model
-        if len(self._models) > 1:
+        usable = [each for each in self._models if tenant.may_use(each)]
+        if len(usable) > 1:
             raise UnknownModel("Several models are served here: name one in 'model'.", param="model")
-        return next(iter(self._models), "")
+        if self._models and not usable:
+            raise UnknownModel(param="model")
+        return usable[0] if usable else ""
 
     def lease(self, call: Call, avoiding: Container[str] = ()) -> Lease | None:
         """Choose a replica and count the call on it, in one step, so that no two choices see one count.

@@ -23,6 +23,7 @@ from app.engines.http import HttpEngine
 from app.engines.http import Timeouts as EngineTimeouts
 from app.gateway.admin import Admin
 from app.gateway.admission import Admission, Ticket
+from app.gateway.auth import Door, KeyedDoor, OpenDoor
 from app.gateway.behind import fastapi_app
 from app.gateway.dispatch import Dispatch
 from app.gateway.edge import Edge, EdgeLimits
@@ -33,6 +34,7 @@ from app.gateway.protocol import GatewayProtocol
 from app.gateway.routing import POLICIES
 from app.reliability.circuit import Circuit
 from app.reliability.estimates import Estimates
+from app.reliability.failed_logins import FailedLogins
 from app.reliability.fair_queue import FairQueue, Fifo, Queue
 from app.reliability.hedge import HedgeDelay
 from app.reliability.ledger import Ledger
@@ -44,9 +46,12 @@ from app.reliability.stores.redis import SharedStore, UnusableStore
 from app.reliability.stores.redis_quota import RedisQuota
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
-from app.telemetry.base import CircuitChanged, EngineChanged, Everyone, StoreChanged, Telemetry
+from app.telemetry.base import CircuitChanged, EngineChanged, Everyone, StoreChanged, Telemetry, TenantsRead
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
+from app.tenants.file import BadTenants
+from app.tenants.follower import Follower
+from app.tenants.roster import Roster
 from app.version import VERSION
 
 GARBAGE_THRESHOLD = 20_000
@@ -72,9 +77,10 @@ class Gateway:
         on_progress: OnProgress = lambda name, line: None,
     ) -> None:
         """`engines` stand in for those that the settings describe; `backends` are told beside the usual ones;
-        `on_progress` hears what engines say while they load."""
+        `on_progress` hears what engines say while they load. Raises `BadSetting` for a bad file of tenants."""
         self.settings = settings
         self.clock = clock
+        self.tenants = self._tenants()
         self.watch = Watch(clock)
         self.metrics = Metrics() if settings.telemetry.metrics else None
         self.log = LogWriter()
@@ -101,7 +107,7 @@ class Gateway:
         behind = fastapi_app(endpoints, admin, self._lifespan)
         pipeline = Pipeline(self.fleet, Estimates(), self.quota, self.admission, dispatch, self.books.ledger)
         limits, paths = self._edge_limits(), endpoints.paths | admin.paths
-        self.app = Edge(behind, self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
+        self.app = Edge(behind, self._door(), self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
         edge = settings.edge
         self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)
 
@@ -112,6 +118,8 @@ class Gateway:
             async with self._started_engines(), asyncio.TaskGroup() as loops:
                 running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
                 running.append(loops.create_task(self.books.run()))
+                if self.tenants is not None:
+                    running.append(loops.create_task(self.tenants.run()))
                 if self.store is not None:
                     running.append(loops.create_task(self.store.keep_watch()))
                 if isinstance(self.quota, RedisQuota):
@@ -156,6 +164,23 @@ class Gateway:
         if hopeless and not self.failure:
             self.failure = engine.reason
             signal.raise_signal(signal.SIGTERM)  # the one way to end that every server understands
+
+    def _tenants(self) -> Follower | None:
+        path = self.settings.listen.tenants_file
+        if path is None:
+            return None
+        try:
+            return Follower(path, _utc_today, self._tenants_read)
+        except BadTenants as error:
+            raise BadSetting(f"TENANTS_FILE: {error}") from None
+
+    def _tenants_read(self, roster: Roster, problem: BadTenants | None) -> None:
+        self.telemetry.note(TenantsRead(len(roster.tenants), len(roster.keys), refused=problem is not None))
+
+    def _door(self) -> Door:
+        if self.tenants is None:
+            return OpenDoor(beyond_loopback=self.settings.listen.allow_anonymous)
+        return KeyedDoor(self.tenants.directory, FailedLogins(self.clock))
 
     def _telemetry(self) -> list[Telemetry]:
         logs = self.settings.logs
@@ -220,7 +245,6 @@ class Gateway:
             max_body_bytes=edge.max_body_bytes,
             body_timeout_s=edge.body_timeout_s,
             write_timeout_s=edge.write_timeout_s,
-            anonymous_beyond_loopback=self.settings.listen.allow_anonymous,
         )
 
 

@@ -20,12 +20,12 @@ from app.errors import (
     Draining,
     GatewayError,
     InvalidRequest,
-    NotAllowed,
     Outcome,
     Unforeseen,
     WrongMethod,
 )
 from app.gateway.answers import Answer, EventStream, Send, send_error
+from app.gateway.auth import TENANT, Door, check_allowed
 from app.gateway.intake import Headers, Intake, check_media_type
 from app.gateway.lifeline import Connection, Lifeline, Receive
 from app.gateway.pipeline import Pipeline
@@ -33,6 +33,7 @@ from app.generation import Route
 from app.reliability.watch import Watch
 from app.telemetry.base import Telemetry
 from app.telemetry.record import Record
+from app.tenant import Tenant
 from app.wire.errors import row_of
 
 log = logging.getLogger("gllm")
@@ -49,12 +50,8 @@ HOT_PATHS: dict[str, Route] = {
 }
 """GLLM's clients leave `/v1` out."""
 
-LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-ALWAYS_OPEN = ("/livez", "/readyz", "/health")
-"""What a load balancer may ask from anywhere."""
-
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
-_ONCE = (b"authorization", b"content-type", b"content-length", b"x-request-timeout-ms")
+_ONCE = (b"authorization", b"x-api-key", b"content-type", b"content-length", b"x-request-timeout-ms", b"x-priority")
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,13 @@ class EdgeLimits:
     max_body_bytes: int
     body_timeout_s: float
     write_timeout_s: float
-    anonymous_beyond_loopback: bool
 
 
 class Edge:
     def __init__(
         self,
         behind: ASGIApp,
+        door: Door,
         intake: Intake,
         pipeline: Pipeline,
         telemetry: Telemetry,
@@ -77,6 +74,7 @@ class Edge:
         known_paths: frozenset[str] = frozenset(),
     ) -> None:
         self._behind = behind
+        self._door = door
         self._intake = intake
         self._pipeline = pipeline
         self._telemetry = telemetry
@@ -95,7 +93,7 @@ class Edge:
         self._telemetry.began(record)
         try:
             if route is None:
-                await self._serve_behind(scope, receive, send, record)
+                await self._serve_behind(scope, headers, receive, send, record)
             else:
                 await self._serve(route, scope, headers, receive, send, record)
         except asyncio.CancelledError:
@@ -129,12 +127,15 @@ class Edge:
         """Every error of the way is answered here, once."""
         out = Answer(send, client, record, self._clock, self._limits.write_timeout_s)
         try:
+            tenant = self._admit(scope, headers, record)
             self._check_head(scope, headers)
             body = await client.body(self._limits.max_body_bytes, self._limits.body_timeout_s)
-            call = self._intake.call(route, record.id, body, headers, record.began)
+            call = self._intake.call(route, record.id, body, headers, record.began, tenant)
             record.model, record.stream = call.model, call.stream
             if call.stream:
                 out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s)
+            if b"x-priority" in headers:
+                out.also([(b"x-gllm-priority", call.priority.name.lower().encode())])  # it may be less than was asked
             await self._pipeline.serve(call, out, record)
         except ClientGone:
             raise
@@ -144,7 +145,7 @@ class Edge:
             log.exception("request %s failed unforeseen", record.id)
             await _fail(out, record, Unforeseen())
 
-    async def _serve_behind(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+    async def _serve_behind(self, scope: Scope, headers: Headers, receive: Receive, send: Send, record: Record) -> None:
         """FastAPI's part: few calls, no streams. Adds the request id, and sees the status."""
 
         async def told(message: dict[str, Any]) -> None:
@@ -155,7 +156,7 @@ class Edge:
             await send(message)
 
         try:
-            self._check_address(scope)
+            scope[TENANT] = self._admit(scope, headers, record)
             await self._behind(scope, receive, told)  # type: ignore[arg-type]  # one ASGI, two spellings of its types
         except GatewayError as error:
             _failed(record, error)
@@ -166,23 +167,20 @@ class Edge:
             if record.status == 0:
                 await send_error(send, Unforeseen(), record, close=True)
 
-    def _check_head(self, scope: Scope, headers: Headers) -> None:
-        self._check_address(scope)
-        if scope["method"] != "POST":
-            raise WrongMethod(allow="POST")
+    def _admit(self, scope: Scope, headers: Headers, record: Record) -> Tenant:
         if len(headers) != len(scope["headers"]):
             _check_doubles([name for name, _ in scope["headers"]])
+        tenant = self._door.admit(scope, headers)
+        record.tenant = tenant.name
+        check_allowed(tenant, scope["path"])
+        return tenant
+
+    def _check_head(self, scope: Scope, headers: Headers) -> None:
+        if scope["method"] != "POST":
+            raise WrongMethod(allow="POST")
         check_media_type(headers)
         if int(headers.get(b"content-length", 0)) > self._limits.max_body_bytes:
             raise BodyTooLarge
-
-    def _check_address(self, scope: Scope) -> None:
-        """Without keys, only this machine may ask; listening wider is said deliberately or not done."""
-        if self._limits.anonymous_beyond_loopback or scope["path"] in ALWAYS_OPEN:
-            return
-        server = scope.get("server")
-        if server is not None and server[1] is not None and server[0] not in LOOPBACK:
-            raise NotAllowed("Without API keys this gateway answers on its own machine only (see ALLOW_ANONYMOUS).")
 
     def _lifeline(self, scope: Scope, receive: Receive) -> Lifeline:
         return Lifeline(receive, self._watch, _connection(scope))

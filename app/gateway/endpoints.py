@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
@@ -13,7 +13,9 @@ from app.cluster.fleet import Fleet
 from app.cluster.replica import State
 from app.errors import Draining, NoReplica, UnknownModel, UnknownPath
 from app.gateway.admission import Admission
+from app.gateway.auth import TENANT
 from app.telemetry.prometheus import Metrics
+from app.tenant import Tenant
 
 READING = ["GET", "HEAD"]
 PROBED = frozenset({"/livez", "/readyz", "/health", "/metrics"})
@@ -103,11 +105,14 @@ class Endpoints:
             raise NoReplica(retry_after=1.0)
         return {"status": "ready"}
 
-    async def health(self, response: Response) -> Health:
+    async def health(self, request: Request, response: Response) -> Health:
+        """Models and replicas are named to those only who may know them."""
         status = self._status()
         if status != "healthy":
             response.status_code = 503
-        models = list(self.fleet.models)
+        tenant = tenant_of(request)
+        models = [name for name in self.fleet.models if tenant.may_use(name)]
+        replicas = self.fleet.replicas if tenant.admin else []
         return Health(
             status=status,
             version=self.version,
@@ -116,7 +121,7 @@ class Endpoints:
             uptime=round(self.clock() - self.began, 3),
             requests_total=self.admission.entered,
             requests_active=self.admission.inside,
-            replicas={replica.name: replica.state.value for replica in self.fleet.replicas},
+            replicas={replica.name: replica.state.value for replica in replicas},
         )
 
     def _status(self) -> Literal["healthy", "starting", "unhealthy", "draining"]:
@@ -132,13 +137,20 @@ class Endpoints:
             raise UnknownPath
         return Response(self.metrics.page(), media_type=self.metrics.content_type)
 
-    async def models(self) -> Models:
-        return Models(data=[self._model(name) for name in self.fleet.models])
+    async def models(self, request: Request) -> Models:
+        tenant = tenant_of(request)
+        return Models(data=[self._model(name) for name in self.fleet.models if tenant.may_use(name)])
 
-    async def model(self, model: str) -> Model:
-        if model not in self.fleet.models:
+    async def model(self, model: str, request: Request) -> Model:
+        if model not in self.fleet.models or not tenant_of(request).may_use(model):
             raise UnknownModel(param="model")
         return self._model(model)
 
     def _model(self, name: str) -> Model:
         return Model(id=name, created=self.began_unix, max_model_len=self.fleet.models[name])
+
+
+def tenant_of(request: Request) -> Tenant:
+    """Whom the edge has let in."""
+    tenant: Tenant = request.scope[TENANT]
+    return tenant

@@ -10,6 +10,7 @@ import msgspec
 from app.cluster.fleet import Fleet
 from app.errors import InvalidRequest, WrongMediaType
 from app.generation import Call, Route
+from app.tenant import ANONYMOUS, Priority, Tenant
 from app.wire.edits import put_fields
 from app.wire.fields import StreamOptions
 from app.wire.parsing import parse
@@ -20,6 +21,7 @@ Headers = Mapping[bytes, bytes]
 _DEADLINE = re.compile(rb"[0-9]{1,9}")
 _TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ANSWERED_IN_TOKENS = (ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest)
+_PRIORITIES = {each.name.lower().encode(): each for each in Priority}
 _NO_TRACE = (b"0" * 32, b"0" * 16)
 
 
@@ -40,7 +42,15 @@ class Intake:
     counts_along: bool = False
     """The engines understand `continuous_usage_stats`."""
 
-    def call(self, route: Route, request_id: str, body: bytes, headers: Headers, now: float) -> Call:
+    def call(
+        self,
+        route: Route,
+        request_id: str,
+        body: bytes,
+        headers: Headers,
+        now: float,
+        tenant: Tenant = ANONYMOUS,
+    ) -> Call:
         request = parse(route, body)
         choices = 1
         max_tokens: int | None = None
@@ -52,7 +62,7 @@ class Intake:
         if isinstance(request, _ANSWERED_IN_TOKENS):
             stream = bool(request.stream)
             max_tokens = added.get("max_tokens", request.output_limit())
-        model = self.fleet.resolve(request.model)
+        model = self.fleet.resolve(request.model, tenant)
         if request.model is None:
             added["model"] = model
         if stream and isinstance(request, Sampled):
@@ -74,6 +84,8 @@ class Intake:
             max_tokens=max_tokens,
             choices=choices,
             traceparent=_traceparent(headers),
+            tenant=tenant,
+            priority=_priority(headers, tenant),
         )
 
     def _choices(self, request: Sampled) -> int:
@@ -99,6 +111,17 @@ class Intake:
             text = "Give whole milliseconds, more than 0."
             raise InvalidRequest(text, param="X-Request-Timeout-Ms", code="invalid_header")
         return min(self.timeout_s, int(asked) / 1e3)
+
+
+def _priority(headers: Headers, tenant: Tenant) -> Priority:
+    """What is asked, but no higher than the tenant may."""
+    asked = headers.get(b"x-priority")
+    if asked is None:
+        return tenant.priority
+    if asked not in _PRIORITIES:
+        text = "Give 'interactive', 'normal' or 'batch'."
+        raise InvalidRequest(text, param="X-Priority", code="invalid_header")
+    return max(_PRIORITIES[asked], tenant.priority)
 
 
 def _prompts(request: Sampled) -> int:

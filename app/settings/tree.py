@@ -57,6 +57,11 @@ class Listen:
 
     @model_validator(mode="after")
     def _open_only_on_purpose(self) -> Self:
+        if self.allow_anonymous and self.tenants_file is not None:
+            raise ValueError(
+                "ALLOW_ANONYMOUS=true and TENANTS_FILE contradict each other: with tenants every call needs a key. "
+                "Remove one of them."
+            )
         if not self.allow_anonymous and self.tenants_file is None and not values.is_loopback(self.host):
             raise ValueError(
                 f"HOST={self.host} is reachable from other machines and nothing asks callers for a key: "

@@ -42,6 +42,15 @@ class EngineChanged:
 
 
 @dataclass(frozen=True)
+class TenantsRead:
+    """The file of tenants has changed. Refused, it changes nothing: what was read before is in force."""
+
+    tenants: int
+    keys: int
+    refused: bool
+
+
+@dataclass(frozen=True)
 class StoreChanged:
     """The store that gateways share came or went."""
 
@@ -49,7 +58,7 @@ class StoreChanged:
     reason: str
 
 
-Event = EngineErrorSeen | ReplicaChanged | CircuitChanged | EngineChanged | StoreChanged
+Event = EngineErrorSeen | ReplicaChanged | CircuitChanged | EngineChanged | TenantsRead | StoreChanged
 
 
 class Telemetry(Protocol):

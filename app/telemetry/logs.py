@@ -68,6 +68,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
     status: int
     outcome: str
     duration_ms: float
+    tenant: str = ""
     model: str = ""
     stream: bool = False
     first_byte_ms: float = 0.0
@@ -89,6 +90,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
             record.status,
             record.outcome.value,
             _ms(record.ended - record.began),
+            record.tenant,
             record.model,
             record.stream,
             _ms(record.first_byte - record.began) if record.first_byte else 0.0,

@@ -15,7 +15,15 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.errors import ClientStalled, Outcome
 from app.generation import Route
-from app.telemetry.base import CircuitChanged, EngineChanged, EngineErrorSeen, Event, ReplicaChanged, StoreChanged
+from app.telemetry.base import (
+    CircuitChanged,
+    EngineChanged,
+    EngineErrorSeen,
+    Event,
+    ReplicaChanged,
+    StoreChanged,
+    TenantsRead,
+)
 from app.telemetry.record import Record
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -58,6 +66,11 @@ class Metrics:
         self._tokens = Histogram("llm_generation_tokens", "Tokens in an answer", buckets=TOKENS, registry=registry)
         self._replicas = Gauge(
             "gllm_replica_ready", "Whether a replica answers (1) or not (0)", ["replica"], registry=registry
+        )
+        self._tenants_refused = Gauge(
+            "gllm_tenants_file_refused",
+            "Whether the tenants file is bad (1), and an earlier one in force",
+            registry=registry,
         )
         self._slow_readers = Counter(
             "gllm_slow_readers", "Clients cut off because they stopped reading", registry=registry
@@ -106,6 +119,8 @@ class Metrics:
                 self._circuits.remove(replica)
             case ReplicaChanged(replica=replica, state=state):
                 self._replicas.labels(replica).set(state == "ready")
+            case TenantsRead(refused=refused):
+                self._tenants_refused.set(refused)
             case CircuitChanged(replica=replica, state=state):
                 self._circuits.labels(replica).set(state != "closed")
             case EngineChanged():

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 import gllm
-from gllm.cli import serve, usage
+from gllm.cli import keys, serve, usage
 
-COMMANDS = (serve, usage)
+COMMANDS = (serve, keys, usage)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

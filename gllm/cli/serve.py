@@ -18,6 +18,7 @@ FLAGS = {
     "--model": ("model_name", "model to load: a folder or a hub name (MODEL_NAME, default: the demo model)"),
     "--replicas": ("engine_replicas", "how many engines to start (ENGINE_REPLICAS)"),
     "--gpus": ("gpus", "GPUs for the engines, such as 0,1, or none (GPUS)"),
+    "--tenants-file": ("tenants_file", "TOML file of tenants and their keys (TENANTS_FILE)"),
     "--log-level": ("log_level", "debug, info, warning or error (LOG_LEVEL)"),
     "--log-format": ("log_format", "auto, json or text (LOG_FORMAT)"),
 }

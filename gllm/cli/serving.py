@@ -131,7 +131,8 @@ class Serving:
                 urls = ()
         if not self._stopping.is_set():
             self._progress.done()
-            print(greeting(self._url, list(self._gateway.fleet.models), self._progress.seconds), flush=True)
+            models, keyed = list(self._gateway.fleet.models), self._gateway.tenants is not None
+            print(greeting(self._url, models, self._progress.seconds, keyed=keyed), flush=True)
 
     def _engine_says(self, name: str, line: str) -> None:
         self._said.append(line)
@@ -188,11 +189,12 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def greeting(url: str, models: list[str], seconds: float) -> str:
+def greeting(url: str, models: list[str], seconds: float, *, keyed: bool) -> str:
     question = {"role": "user", "content": "What is continuous batching?"}
     body = shlex.quote(json.dumps({"model": models[0], "stream": True, "messages": [question]}))
+    key = " -H 'Authorization: Bearer KEY'" if keyed else ""
     return (
         f"\ngllm {VERSION} serves {', '.join(models)} at {url} (ready after {seconds:.1f} s, docs at {url}/docs)\n\n"
-        f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d {body}\n\n"
+        f"  curl -N {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {body}\n\n"
         "Ctrl+C stops it."
     )

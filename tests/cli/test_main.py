@@ -34,7 +34,7 @@ def test_what_is_not_understood_is_told_in_two_lines(argv: list[str], capsys: py
     assert "--help'.\n" in err
 
 
-@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["serve", "--help"]])
+@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["serve", "--help"], ["keys", "new", "--help"]])
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     """That is what makes it quick."""
     script = f"""

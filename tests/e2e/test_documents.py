@@ -1,20 +1,22 @@
-"""Every example in the documents is run: a fenced block after `<!-- run: gateway -->`, against the live gateway."""
+"""Every example in the documents is run: a fenced block after `<!-- run: gateway -->` or `<!-- run: tenants -->`."""
 
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, GatewayProcess, clean_environment
+from tests.e2e.conftest import running
+from tests.support.processes import ROOT, Engine, GatewayProcess, clean_environment, free_port
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")])
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8000")
-MARK = "<!-- run: gateway -->"
 _BLOCK = re.compile(
-    rf"(?P<mark>{MARK}\n)?^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?:<!-- run: (?P<mark>gateway|tenants) -->\n)?^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
 )
 _CURL = 'curl() { command curl --fail-with-body --silent --show-error --max-time 60 "$@"; }\n'
 """As in the document, but a refusal is a failure."""
@@ -25,7 +27,8 @@ class Example:
     where: str
     language: str
     code: str
-    marked: bool
+    needs: str | None
+    """A gateway that lets everybody in, or one that asks for keys."""
 
     def command(self, url: str) -> list[str]:
         code = ADDRESS.sub(url.removeprefix("http://"), self.code)
@@ -40,23 +43,61 @@ def examples() -> list[Example]:
         text = document.read_text()
         for block in _BLOCK.finditer(text):
             where = f"{document.relative_to(ROOT)}:{text.count(chr(10), 0, block.start('language')) + 1}"
-            found.append(Example(where, block["language"], block["code"], block["mark"] is not None))
+            found.append(Example(where, block["language"], block["code"], block["mark"]))
     return found
 
 
 EXAMPLES = examples()
 
 
-@pytest.mark.parametrize("example", [each for each in EXAMPLES if each.marked], ids=lambda each: each.where)
-def test_an_example_does_what_it_shows(gateway: GatewayProcess, example: Example, tmp_path: Path) -> None:
+def that_need(what: str) -> pytest.MarkDecorator:
+    found = [each for each in EXAMPLES if each.needs == what]
+    return pytest.mark.parametrize("example", found, ids=[each.where for each in found])
+
+
+def run(example: Example, url: str, folder: Path, **env: str) -> None:
     done = subprocess.run(
-        example.command(gateway.url), capture_output=True, text=True, timeout=60, env=clean_environment(), cwd=tmp_path
+        example.command(url), capture_output=True, text=True, timeout=60, env=clean_environment(**env), cwd=folder
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
     assert '"error"' not in done.stdout
 
 
+@that_need("gateway")
+def test_an_example_does_what_it_shows(gateway: GatewayProcess, example: Example, tmp_path: Path) -> None:
+    run(example, gateway.url, tmp_path)
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """As after `make setup`, with a gateway that asks for keys, and one of them."""
+
+    folder: Path
+    gateway: GatewayProcess
+    key: str
+
+
+@pytest.fixture(scope="module")
+def checkout(engine: Engine, logs: Path) -> Iterator[Checkout]:
+    folder = logs / "checkout"
+    command = folder / ".venv" / "bin" / "gllm"
+    command.parent.mkdir(parents=True)
+    python, option, script, _ = GatewayProcess.SERVE
+    command.write_text(f"#!/bin/sh\nexec {python} {option} '{script}' \"$@\"\n")
+    command.chmod(0o755)
+    new = [str(command), "keys", "new", "somebody", "--file", "tenants.toml"]
+    made = subprocess.run(new, check=True, capture_output=True, text=True, env=clean_environment(), cwd=folder)
+    settings = {"ENGINE_URLS": engine.url, "TENANTS_FILE": str(folder / "tenants.toml")}
+    with running(GatewayProcess("documents", free_port(), logs, **settings)) as gateway:
+        yield Checkout(folder, gateway, made.stdout.strip())
+
+
+@that_need("tenants")
+def test_an_example_with_keys_does_what_it_shows(checkout: Checkout, example: Example) -> None:
+    run(example, checkout.gateway.url, checkout.folder, GLLM_API_KEY=checkout.key)
+
+
 def test_no_example_that_talks_to_a_gateway_escapes() -> None:
-    assert [each.where for each in EXAMPLES if ADDRESS.search(each.code) and not each.marked] == []
-    assert sum(each.where.startswith("README.md") for each in EXAMPLES if each.marked) >= 4
+    assert [each.where for each in EXAMPLES if ADDRESS.search(each.code) and not each.needs] == []
+    assert sum(each.where.startswith("README.md") for each in EXAMPLES if each.needs) >= 4

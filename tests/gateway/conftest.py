@@ -36,8 +36,8 @@ class House:
     async def post(self, body: bytes | dict[str, Any], path: str = CHAT, **how: Any) -> Exchange:
         return await Exchange(path, body, **how).run(self.gateway.app)
 
-    async def get(self, path: str, method: str = "GET") -> Exchange:
-        return await Exchange(path, method=method, headers=[]).run(self.gateway.app)
+    async def get(self, path: str, method: str = "GET", **how: Any) -> Exchange:
+        return await Exchange(path, method=method, **{"headers": [], **how}).run(self.gateway.app)
 
     def assert_all_given_back(self) -> None:
         assert self.recorder.in_progress == 0

@@ -9,17 +9,15 @@ import pytest
 
 from app.engines.scripted import Scripted
 from app.errors import EngineRefused
-from app.gateway.admin import TENANT, USAGE
-from app.tenant import Tenant
+from app.gateway.admin import USAGE
 from tests.gateway.conftest import Build, House, asking
 from tests.support.asgi import Exchange
+from tests.tenants.files import ADMIN_KEY, RESEARCH_KEY, TENANTS
 
 
-async def ask(house: House, by: Tenant | None = None, method: str = "GET", **query: str) -> Exchange:
-    exchange = Exchange(USAGE, method=method, headers=[])
+async def ask(house: House, key: str = "", method: str = "GET", **query: str) -> Exchange:
+    exchange = Exchange(USAGE, method=method, headers=[(b"x-api-key", key.encode())])
     exchange.scope["query_string"] = urlencode({name.rstrip("_"): value for name, value in query.items()}).encode()
-    if by is not None:
-        exchange.scope[TENANT] = by
     return await exchange.run(house.gateway.app)
 
 
@@ -69,14 +67,18 @@ async def test_filters_leave_out_the_rest(house: House) -> None:
     ],
 )
 async def test_a_wrong_question_is_400_and_names_what_is_wrong(house: House, query: dict[str, str], param: str) -> None:
-    refused = await ask(house, None, "GET", **query)
+    refused = await ask(house, **query)
     assert (refused.status, refused.error["param"]) == (400, param)
 
 
-async def test_it_is_for_admins_only(house: House) -> None:
-    refused = await ask(house, Tenant("acme"), tenant="acme")
+async def test_with_tenants_it_is_for_admins_only(build: Build, tmp_path: Path) -> None:
+    file = tmp_path / "tenants.toml"
+    file.write_text(TENANTS)
+    house = await build(settings={"TENANTS_FILE": str(file)})
+    refused = await ask(house, RESEARCH_KEY, tenant="research")
     assert (refused.status, refused.error["code"]) == (403, "not_allowed")
-    assert (await ask(house, Tenant("ops", admin=True))).status == 200
+    assert (await ask(house)).status == 401
+    assert (await ask(house, ADMIN_KEY)).status == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])

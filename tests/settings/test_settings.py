@@ -73,6 +73,11 @@ def test_nothing_can_be_changed_afterwards() -> None:
         ({"GPUS": "0,0"}, "GPUS names a GPU twice."),
         ({"ENGINE_ARGS": "--name 'x"}, "ENGINE_ARGS has a quotation that does not end."),
         (
+            {"ALLOW_ANONYMOUS": "true", "TENANTS_FILE": "t.toml"},
+            "ALLOW_ANONYMOUS=true and TENANTS_FILE contradict each other: with tenants every call needs a key. "
+            "Remove one of them.",
+        ),
+        (
             {"PORT": "a", "MAX_TOKENS": "0"},
             "PORT must be a whole number, not 'a'.\nMAX_TOKENS must be at least 1, not '0'.",
         ),

@@ -21,6 +21,7 @@ class Exchange:
         headers: list[tuple[bytes, bytes]] | None = None,
         body_parts: list[bytes] | None = None,
         server: tuple[str, int | None] = ("127.0.0.1", 8000),
+        client: tuple[str, int] | None = ("127.0.0.1", 50_000),
         hang_up_after: int | None = None,
         stop_reading_after: int | None = None,
     ) -> None:
@@ -41,7 +42,7 @@ class Exchange:
             "query_string": b"",
             "headers": list(JSON if headers is None else headers),
             "server": server,
-            "client": ("127.0.0.1", 50_000),
+            "client": client,
         }
         self.status = 0
         self.headers: dict[str, str] = {}

@@ -31,6 +31,7 @@ class Upstream:
 
     says: list[Says] = field(default_factory=list)
     asked: list[bytes] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -44,6 +45,7 @@ def upstream(port: int) -> Iterator[Upstream]:
             self._answer(Says(body=b'{"object":"list","data":[{"id":"demo","max_model_len":2048}]}'))
 
         def do_POST(self) -> None:
+            state.heads.append(str(self.headers))
             state.asked.append(self.rfile.read(int(self.headers["content-length"])))
             self._answer(state.says.pop(0) if state.says else Says())
 
