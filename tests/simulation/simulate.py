@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ from tests.simulation.client import Client
 from tests.simulation.engines import Actor
 from tests.simulation.history import History, Left, Seen
 from tests.simulation.loop import Deadlock, VirtualLoop, run
-from tests.simulation.world import BEGAN_S, Visit, World
+from tests.simulation.world import BEGAN_S, TenantPlan, Visit, World
 
 WARMS_UP_S = 1.0
 """Until the first client may come: the engines are found."""
@@ -34,6 +35,9 @@ WARMS_UP_S = 1.0
 SETTLES_S = 5.0
 """Until the gateway must have noticed that all is well again, and given back whatever it held."""
 
+
+VISITOR = TenantPlan("visitor", 1.0, "normal", None, None, None)
+"""On whose behalf those come who look afterwards whether all is well."""
 
 FIRST_DAY = date(2026, 1, 31)
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -97,7 +101,11 @@ class _Stage:
         history.left.tasks += _tasks().elements()
 
     def _build(self, actors: Mapping[str, Actor]) -> Gateway:
-        settings = Settings.load(env={}, env_file=None, STATE_DIR=self.folder, **self.world.settings)
+        given = {"STATE_DIR": self.folder, **self.world.settings}
+        if self.world.tenants:
+            given["TENANTS_FILE"] = file = self.folder / "tenants.toml"
+            file.write_text("\n".join(tenant.toml() for tenant in (*self.world.tenants, VISITOR)))
+        settings = Settings.load(env={}, env_file=None, **given)
         engines: dict[str, Engine] = {name: actor.engine for name, actor in actors.items()}
         return Gateway(settings, engines, clock=self.loop.time, backends=[_Told(self.history, self.loop.time)])
 
@@ -110,7 +118,9 @@ class _Stage:
             self.loop.call_at(self.world.drains_at, gateway.admission.drain, patience_s)
 
     async def _charged(self, gateway: Gateway) -> tuple[int, int, int]:
-        everything = await gateway.books.report(Selection(FIRST_DAY - timedelta(days=50), FIRST_DAY + timedelta(days=50)))
+        everything = await gateway.books.report(
+            Selection(FIRST_DAY - timedelta(days=50), FIRST_DAY + timedelta(days=50))
+        )
         amounts = total(everything.book)
         return amounts.requests, amounts.prompt_tokens, amounts.completion_tokens
 
@@ -152,7 +162,11 @@ class _Stage:
         for model in self.world.models:
             line = self._gateway.admission.line(model)
             peaks.waits(model, len(line.queue), line.queue.tokens)
-            peaks.idles(model, now, bool(line.queue) and not line.returning and any(_could_serve(replica, model) for replica in replicas))
+            peaks.idles(
+                model,
+                now,
+                bool(line.queue) and not line.returning and any(_could_serve(replica, model) for replica in replicas),
+            )
 
 
 class _Told:
@@ -216,7 +230,8 @@ async def _serving(gateway: Gateway) -> AsyncIterator[None]:
 
 
 def _afterwards(world: World, model: str) -> Visit:
-    return Visit(id=f"{world.seed}-afterwards-{model}", at=BEGAN_S, model=model, stream=False, tokens=2)
+    visit = Visit(id=f"{world.seed}-afterwards-{model}", at=BEGAN_S, model=model, stream=False, tokens=2)
+    return replace(visit, tenant=VISITOR.name, key=VISITOR.key) if world.tenants else visit
 
 
 def _could_serve(replica: Replica, model: str) -> bool:

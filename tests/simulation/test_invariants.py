@@ -7,13 +7,16 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
+import msgspec
 import pytest
 
-from app.engines.scripted import End, Work
+from app.engines.scripted import End, Script, Work
 from app.errors import Outcome
-from app.generation import Usage
+from app.generation import Call, Route, Usage
 from app.telemetry.base import CircuitChanged
+from app.tenant import Tenant
 from tests.simulation.history import History, Seen
 from tests.simulation.invariants import INVARIANTS, check
 from tests.simulation.simulate import simulate
@@ -24,6 +27,7 @@ from tests.simulation.world import (
     EnginePlan,
     Fault,
     Manner,
+    TenantPlan,
     Trouble,
     Visit,
     World,
@@ -32,6 +36,9 @@ from tests.simulation.world import (
 STREAM, WHOLE, GONE, RETRIED = range(4)
 
 PLAIN = {"HEDGE_SHARE": 0.0, "ADAPTIVE_CONCURRENCY": False, "ENABLE_BACKPRESSURE": True}
+
+NARROW = {"MAX_CONCURRENT_REQUESTS": 1}
+TENANT = TenantPlan("tenant", 1.0, "normal", None, None, None)
 
 WORLD = World(
     seed=0,
@@ -106,6 +113,44 @@ def _two_tried_at_once(history: History) -> None:
 def _told_not_when(history: History) -> None:
     seen = _seen(history, WHOLE)
     seen.status, seen.headers = 503, {"x-gllm-reason": "queue_full"}
+
+
+def _idled(history: History) -> None:
+    for at in (1.0, 1.1):
+        history.peaks.idles("model-0", at, True)
+
+
+def _of_one_tenant(history: History, **limits: Any) -> None:
+    """All that happened is theirs, and they may have less."""
+    history.world = replace(history.world, tenants=(replace(TENANT, **limits),))
+    for works in history.works.values():
+        for work in works:
+            work.call = msgspec.structs.replace(work.call, tenant=Tenant(TENANT.name))
+    for record in history.records:
+        record.tenant = TENANT.name
+
+
+def _two_at_once(history: History) -> None:
+    _of_one_tenant(history, concurrent=1)
+    _work(history, WHOLE).began = BEGAN_S
+
+
+def _one_tenant_waits_for_all_of_another(history: History) -> None:
+    """Sixty of one come and are served one after the other; meanwhile one of the other waits."""
+    history.world = replace(
+        history.world, tenants=(TENANT, replace(TENANT, name="other")), settings=history.world.settings | NARROW
+    )
+    pattern, record = _seen(history, WHOLE), history.records[0]
+    history.works = {"engine-0": [], "engine-1": []}
+    history.seen, history.records = [], []
+    for number in range(61):
+        tenant = TENANT.name if number < 60 else "other"
+        visit = replace(pattern.visit, id=f"v{number}", tenant=tenant)
+        history.seen.append(replace(pattern, visit=visit, body_sent=BEGAN_S))
+        history.records.append(msgspec.structs.replace(record, id=visit.id, tenant=tenant, queued_s=1.0))
+        call = Call(visit.id, Route.CHAT, visit.model, visit.body(), BEGAN_S + 1_000, tenant=Tenant(tenant))
+        work = Work(call, Script(), BEGAN_S + 1 + number, BEGAN_S + 2 + number, End.FINISHED)
+        history.works["engine-0"].append(work)
 
 
 Break = Callable[[History], object]
@@ -218,7 +263,7 @@ BREAKS: dict[str, list[Break]] = {
         lambda history: history.peaks.waits("model-0", 2, 1_000_001),
     ],
     "no_slot_idles_while_somebody_waits": [
-        lambda history: [history.peaks.idles("model-0", at, True) for at in (1.0, 1.1)],
+        _idled,
     ],
     "a_refusal_costs_no_engine_anything": [
         lambda history: _record(history, WHOLE, outcome=Outcome.QUEUE_FULL, error="QueueFull"),
@@ -235,6 +280,14 @@ BREAKS: dict[str, list[Break]] = {
     ],
     "an_open_circuit_lets_nobody_through": [_worked_while_open],
     "a_half_open_circuit_lets_one_try_at_a_time": [_two_tried_at_once],
+    "nobody_has_more_at_once_than_allowed": [_two_at_once],
+    "nobody_makes_more_requests_than_allowed": [
+        lambda history: _of_one_tenant(history, requests_per_minute=1),
+    ],
+    "nobody_uses_more_tokens_than_allowed_and_one_request": [
+        lambda history: _of_one_tenant(history, tokens_per_minute=1),
+    ],
+    "those_who_wait_are_served_by_their_weights": [_one_tenant_waits_for_all_of_another],
     "the_ledger_has_what_was_recorded": [
         lambda history: setattr(history, "charged", (0, 0, 0)),
         lambda history: _record(history, GONE, usage=None),

@@ -4,9 +4,10 @@ Nothing here depends on what the gateway does, so a world stays the same while t
 of the features only, and more of those: what comes together by chance would else be everything, and always the same.
 """
 
+import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -57,6 +58,29 @@ class EnginePlan:
     events_per_block: int
 
 
+@dataclass(frozen=True)
+class TenantPlan:
+    name: str
+    weight: float
+    priority: str
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrent: int | None
+
+    @property
+    def key(self) -> str:
+        return f"gllm-key-of-{self.name}"
+
+    def toml(self) -> str:
+        """As it stands in the file of tenants."""
+        limits = {"requests_per_minute": self.requests_per_minute, "tokens_per_minute": self.tokens_per_minute}
+        limits["concurrent"] = self.concurrent
+        lines = [f'[[tenant]]\nname = "{self.name}"\nweight = {self.weight}\npriority = "{self.priority}"']
+        lines += [f"{name} = {limit}" for name, limit in limits.items() if limit is not None]
+        digest = hashlib.sha256(self.key.encode()).hexdigest()
+        return "\n".join([*lines, f'[[tenant.key]]\nsha256 = "{digest}"\n'])
+
+
 class Manner(StrEnum):
     """How a client takes its leave."""
 
@@ -89,12 +113,18 @@ class Visit:
     leaves_at_block: int = 0
     plain: bool = False
     """Its server is any ASGI server, not ours."""
+    tenant: str | None = None
+    key: str | None = None
+    priority: str | None = None
+    """What it asks for, which may be more than its tenant may have."""
+    spare_tokens: int = 0
+    """It allows for so many more tokens than are made."""
 
     def body(self) -> bytes:
         asked: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": "x" * self.prompt_chars}],
-            "max_tokens": self.tokens,
+            "max_tokens": self.tokens + self.spare_tokens,
             "stream": self.stream,
         }
         if self.stream and self.shows_usage:
@@ -105,12 +135,18 @@ class Visit:
         told = [(b"content-type", b"application/json"), (b"x-request-id", self.id.encode())]
         if self.timeout_ms is not None:
             told.append((b"x-request-timeout-ms", b"%d" % self.timeout_ms))
+        if self.key is not None:
+            told.append((b"authorization", b"Bearer " + self.key.encode()))
+        if self.priority is not None:
+            told.append((b"x-priority", self.priority.encode()))
         return told
 
 
 Way = Callable[[random.Random], dict[str, Any]]
 
 WAYS: dict[str, Way] = {
+    "asks for much": lambda rng: {"spare_tokens": rng.choice([10, 100, 1_000])},
+    "has its own idea of its priority": lambda rng: {"priority": rng.choice(["interactive", "normal", "batch"])},
     "slow body": lambda rng: {"body_parts": rng.choice([2, 5]), "part_after_s": rng.choice([0.01, 0.2, 0.6])},
     "slow reader": lambda rng: {"read_pace_s": rng.choice([0.001, 0.05, 0.3])},
     "deadline": lambda rng: {"timeout_ms": rng.choice([1, 50, 300, 1_000, 60_000])},
@@ -129,6 +165,17 @@ WAYS: dict[str, Way] = {
     },
 }
 """In which a client may be difficult. Each world says how common each of them is there."""
+
+CONTENDED: dict[str, Any] = {
+    "REQUEST_TIMEOUT": 60.0,
+    "FIRST_BYTE_TIMEOUT": 60.0,
+    "IDLE_TIMEOUT": 60.0,
+    "QUEUE_CAPACITY": 1_000,
+    "QUEUE_CAPACITY_TOKENS": 1_000_000,
+    "HEDGE_SHARE": 0.0,
+    "ADAPTIVE_CONCURRENCY": False,
+    "ENABLE_BACKPRESSURE": True,
+}
 
 UNSEEN = {"LOG_LEVEL": "error", "ENABLE_METRICS": False}
 
@@ -152,6 +199,8 @@ SETTINGS: dict[str, list[Any]] = {
     "ENABLE_BACKPRESSURE": [True, True, True, False],
     "EXACT_USAGE": [True, False],
     "DRAIN_SECONDS": [0.05, 0.5, 5.0],
+    "INTERACTIVE_SHARE": [0.0, 0.0, 0.5],
+    "BATCH_PROMOTED_AFTER": [0.5, 60.0],
 }
 
 
@@ -161,6 +210,8 @@ class World:
     settings: dict[str, Any]
     engines: tuple[EnginePlan, ...]
     visits: tuple[Visit, ...]
+    tenants: tuple[TenantPlan, ...] = ()
+    """Without any, the gateway is open."""
     faults: tuple[Fault, ...] = ()
     drains_at: float | None = None
     wall_jumps: tuple[tuple[float, float], ...] = ()
@@ -181,7 +232,9 @@ class World:
 
 
 def world_of(seed: int) -> World:
-    return _Draw(seed).world()
+    draw = _Draw(seed)
+    world = draw.world()
+    return draw.contended(world) if seed % 10 == 9 else world
 
 
 class _Draw:
@@ -203,15 +256,38 @@ class _Draw:
         engines = [self._engine(index, models) for index in range(self._pick("engines", [1, 2, 2, 3, 4]))]
         engines[0] = replace(engines[0], models=models)  # each model has one engine at least
         faults = self._faults(span_s, [engine.name for engine in engines])
+        tenants = tuple(self._tenant(index) for index in range(self._pick("tenants", [0, 0, 1, 2, 3])))
         drain = self._from("drain")
         return World(
             seed=self.seed,
             settings=self._settings(calm=not faults),
             engines=tuple(engines),
-            visits=tuple(self._visits(span_s, models)),
+            visits=tuple(self._of_tenants(tenants, self._visits(span_s, models))),
+            tenants=tenants,
             faults=tuple(faults),
             wall_jumps=tuple(self._jumps(span_s)),
             drains_at=BEGAN_S + span_s * drain.random() if drain.random() < 0.05 else None,
+        )
+
+    def contended(self, world: World) -> World:
+        """The same, with a long line that its tenants share, and nothing else between them."""
+        tenants = tuple(
+            TenantPlan(f"tenant-{index}", weight, "normal", None, None, None)
+            for index, weight in enumerate([1.0, *self._pick("weights of others", [(1.0,), (3.0,), (1.0, 1.0)])])
+        )
+        engine = EnginePlan(
+            "engine-0", tuple(world.models), 16, 100, 0.01, self._pick("contended pace", [0.0, 0.01]), 1
+        )
+        crowd = self._arrivals(self._pick("crowd", [40, 80, 150]), 0.5)
+        visits = [replace(self._visit(index, at, tuple(world.models)), tokens=10) for index, at in enumerate(crowd)]
+        return replace(
+            world,
+            settings=world.settings | CONTENDED | {"MAX_CONCURRENT_REQUESTS": self._pick("contended slots", [1, 2])},
+            engines=(engine,),
+            tenants=tenants,
+            visits=tuple(self._of_tenants(tenants, visits)),
+            faults=(),
+            drains_at=None,
         )
 
     def _settings(self, *, calm: bool) -> dict[str, Any]:
@@ -234,6 +310,32 @@ class _Draw:
         rng = self._from("wall clock")
         for _ in range(rng.choice([0, 0, 0, 1, 2])):
             yield BEGAN_S + rng.random() * span_s, rng.choice([-1, 1]) * rng.choice([1.0, 86_400.0, 10 * 86_400.0])
+
+    # --- tenants --------------------------------------------------------------------------------------------------
+
+    def _tenant(self, index: int) -> TenantPlan:
+        rng = self._from("tenant", index)
+        return TenantPlan(
+            name=f"tenant-{index}",
+            weight=rng.choice([1.0, 1.0, 3.0]),
+            priority=rng.choice(["normal", "normal", "normal", "interactive", "batch"]),
+            requests_per_minute=rng.choice([*[None] * 8, 3, 30]),
+            tokens_per_minute=rng.choice([*[None] * 8, 1_000, 5_000]),
+            concurrent=rng.choice([*[None] * 6, 1, 4]),
+        )
+
+    def _of_tenants(self, tenants: Sequence[TenantPlan], visits: Iterable[Visit]) -> Iterator[Visit]:
+        """The first of them may be greedy. Now and then a key is wrong."""
+        greed = self._pick("greed", [1, 1, 20])
+        wrong = self._pick("wrong keys", [0, 0, 0.1])
+        for index, visit in enumerate(visits):
+            if not tenants:
+                yield visit
+                continue
+            rng = self._from("tenant of", index)
+            (tenant,) = rng.choices(tenants, weights=[greed, *[1] * (len(tenants) - 1)])
+            key = "gllm-nobody" if rng.random() < wrong else tenant.key
+            yield replace(visit, tenant=tenant.name, key=key)
 
     # --- clients --------------------------------------------------------------------------------------------------
 
