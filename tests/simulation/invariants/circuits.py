@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from app.engines.scripted import Work
-from app.errors import EngineError
+from app.errors import EngineBusy, EngineError, EngineRefused
 from app.telemetry.base import CircuitChanged
 from tests.simulation.history import History
 from tests.simulation.invariants.base import AT_ONCE_S, invariant
@@ -24,7 +24,8 @@ def a_circuit_opens_only_after_failures_in_a_row(history: History) -> Iterator[s
 
 def _is_blamed(work: Work) -> bool:
     """It failed; or it spoke what a gateway cannot read, and does not know so itself."""
-    return (isinstance(work.error, EngineError) and work.error.blames_engine) or not work.script.ends_properly
+    fault = isinstance(work.error, EngineError) and not isinstance(work.error, EngineBusy | EngineRefused)
+    return fault or not work.script.ends_properly
 
 
 @invariant
