@@ -53,6 +53,8 @@ class Call(msgspec.Struct, frozen=True):
     priority: Priority = Priority.NORMAL
     key: str | None = None
     """The client's idempotency key."""
+    fingerprint: bytes = b""
+    """What a keyed call asks for, by the client's own body: a key stands for one request."""
     seen: int = 0
     """How many events of a keyed stream the client has already (`Last-Event-ID`)."""
 

@@ -2,25 +2,19 @@
 
 import asyncio
 import gc
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
 from app.clock import Clock
 from app.cluster.fleet import Fleet
-from app.cluster.launchers.local import LocalEngine, LocalLauncher, OnProgress
-from app.cluster.launchers.local import State as EngineState
+from app.cluster.launchers.local import OnProgress
 from app.cluster.probe import Prober
-from app.cluster.replica import Replica
 from app.engines.base import Engine
-from app.engines.http import HttpEngine
-from app.engines.http import Timeouts as EngineTimeouts
 from app.gateway.admin import Admin
 from app.gateway.admission import Admission, Ticket
 from app.gateway.auth import Door, KeyedDoor, OpenDoor
@@ -31,22 +25,27 @@ from app.gateway.endpoints import PROBED, Endpoints
 from app.gateway.intake import Defaults, Intake
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
+from app.gateway.replays import Replays
 from app.gateway.routing import POLICIES
-from app.reliability.circuit import Circuit
+from app.gateway.supply import Supply
 from app.reliability.estimates import Estimates
 from app.reliability.failed_logins import FailedLogins
 from app.reliability.fair_queue import FairQueue, Fifo, Queue
 from app.reliability.hedge import HedgeDelay
 from app.reliability.ledger import Ledger
-from app.reliability.limit import AdaptiveLimit
 from app.reliability.quota import LocalQuota
 from app.reliability.retry import Retry, RetryBudget
+from app.reliability.stores.answer_file import AnswerFile
+from app.reliability.stores.answer_keys import AnswerKeys
+from app.reliability.stores.answers import AnswerStore
 from app.reliability.stores.books import Books
+from app.reliability.stores.embedded import EmbeddedAnswers
 from app.reliability.stores.redis import SharedStore, UnusableStore
 from app.reliability.stores.redis_quota import RedisQuota
+from app.reliability.stores.shared import SharedAnswers
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
-from app.telemetry.base import CircuitChanged, EngineChanged, Everyone, StoreChanged, Telemetry, TenantsRead
+from app.telemetry.base import Everyone, StoreChanged, Telemetry, TenantsRead
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
 from app.tenants.file import BadTenants
@@ -56,12 +55,6 @@ from app.version import VERSION
 
 GARBAGE_THRESHOLD = 20_000
 """New objects between two looks for garbage; Python's own 700 is a dozen requests."""
-
-ADAPTED = 16
-"""An adaptive limit may become so many times what it started with."""
-
-LONGEST_PAUSES = 12
-"""How many times its first pause a replica that goes on failing rests at most."""
 
 
 class Gateway:
@@ -85,29 +78,28 @@ class Gateway:
         self.metrics = Metrics() if settings.telemetry.metrics else None
         self.log = LogWriter()
         self.telemetry = Everyone(*self._telemetry(), *backends)
-        self.failure = ""
-        """Why the gateway ended by itself, if it did."""
-        self._on_progress = on_progress
-        self._engines: dict[str, LocalEngine] = {}
         self.store = self._shared_store()
-        storage = settings.storage
-        self.books = Books(Ledger(_utc_today), storage.state_dir, storage.ledger_flush_s, self.store)
+        self.books = self._books()
         self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
         self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
         self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
         self.admission = Admission(self.fleet, self.watch, self._line)
-        for name, engine in (self._external_engines() if engines is None else engines).items():
-            self.fleet.add(self._replica(name, engine))
-        retry = Retry(attempts=settings.routing.max_attempts)
-        budget = RetryBudget(settings.routing.retry_share, clock)
-        hedge = HedgeDelay(settings.routing.hedge_share, clock)
-        dispatch = Dispatch(self.fleet, retry, budget, hedge, self.telemetry, clock)
-        endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), _unix_now())
+        self.supply = Supply(settings, self.fleet, self.watch, self.telemetry, on_progress)
+        self.supply.add(engines)
+        self.answers = self._answers()
+        self.replays = Replays(self.answers, settings.idempotency, self.watch)
+        endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), int(_unix_now()))
         admin = Admin(self.books)
-        behind = fastapi_app(endpoints, admin, self._lifespan)
-        pipeline = Pipeline(self.fleet, Estimates(), self.quota, self.admission, dispatch, self.books.ledger)
-        limits, paths = self._edge_limits(), endpoints.paths | admin.paths
-        self.app = Edge(behind, self._door(), self._intake(), pipeline, self.telemetry, self.watch, limits, paths)
+        self.app = Edge(
+            fastapi_app(endpoints, admin, self._lifespan),
+            self._door(),
+            self._intake(),
+            self._pipeline(),
+            self.telemetry,
+            self.watch,
+            self._edge_limits(),
+            endpoints.paths | admin.paths,
+        )
         edge = settings.edge
         self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)
 
@@ -115,55 +107,35 @@ class Gateway:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """What runs for as long as the server does. Engines go last: what still runs at the end runs on them."""
         try:
-            async with self._started_engines(), asyncio.TaskGroup() as loops:
-                running = [loops.create_task(self.watch.run()), loops.create_task(self.prober.run())]
-                running.append(loops.create_task(self.books.run()))
-                if self.tenants is not None:
-                    running.append(loops.create_task(self.tenants.run()))
-                if self.store is not None:
-                    running.append(loops.create_task(self.store.keep_watch()))
-                if isinstance(self.quota, RedisQuota):
-                    running.append(loops.create_task(self.quota.run()))
+            async with self.supply.started(), self._loops():
                 _leave_what_stays_to_the_end()
-                try:
+                async with self.replays.running(self.settings.listen.drain_s):
                     yield
-                finally:
-                    for loop in running:
-                        loop.cancel()
         finally:
-            for replica in self.fleet.replicas:
-                await replica.engine.aclose()
+            await self.answers.aclose()
             await self.books.aclose()
             if self.store is not None:
                 await self.store.aclose()
             self.log.close()
 
     @asynccontextmanager
-    async def _started_engines(self) -> AsyncIterator[None]:
-        """Those that are ours to start; those of others are in the fleet already."""
-        if self.fleet.replicas:
-            yield
-            return
-        settings = self.settings
-        launcher = LocalLauncher(
-            settings.engine, settings.storage.state_dir, on_change=self._engine_changed, on_progress=self._on_progress
-        )
-        async with launcher:
-            for engine in launcher.engines:
-                self.fleet.add(self._replica(engine.name, self._http_engine(engine.base_url)))
-            yield
+    async def _loops(self) -> AsyncIterator[None]:
+        loops = [self.watch.run, self.prober.run, self.books.run, self.answers.run]
+        if self.tenants is not None:
+            loops.append(self.tenants.run)
+        if self.store is not None:
+            loops.append(self.store.keep_watch)
+        if isinstance(self.quota, RedisQuota):
+            loops.append(self.quota.run)
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(loop()) for loop in loops]
+            try:
+                yield
+            finally:
+                for task in running:
+                    task.cancel()
 
-    def _engine_changed(self, engine: LocalEngine) -> None:
-        self.telemetry.note(EngineChanged(engine.name, engine.state.value, engine.reason))
-        replica = self.fleet.find(engine.name)
-        if replica is not None and engine.state is not EngineState.READY:
-            self.fleet.failed(replica, engine.reason or engine.state.value)
-        self._engines[engine.name] = engine
-        failed = [each for each in self._engines.values() if each.state is EngineState.FAILED]
-        hopeless = engine in failed and (not engine.was_ready or len(failed) == self.settings.engine.replicas)
-        if hopeless and not self.failure:
-            self.failure = engine.reason
-            signal.raise_signal(signal.SIGTERM)  # the one way to end that every server understands
+    # --- the parts that settings decide -------------------------------------------------------------------------
 
     def _tenants(self) -> Follower | None:
         path = self.settings.listen.tenants_file
@@ -201,37 +173,38 @@ class Gateway:
         except UnusableStore as error:
             raise BadSetting(str(error)) from None
 
+    def _books(self) -> Books:
+        storage = self.settings.storage
+        return Books(Ledger(_utc_today), storage.state_dir, storage.ledger_flush_s, self.store)
+
+    def _pipeline(self) -> Pipeline:
+        routing = self.settings.routing
+        dispatch = Dispatch(
+            self.fleet,
+            Retry(attempts=routing.max_attempts),
+            RetryBudget(routing.retry_share, self.clock),
+            HedgeDelay(routing.hedge_share, self.clock),
+            self.telemetry,
+            self.clock,
+        )
+        return Pipeline(self.replays, self.fleet, Estimates(), self.quota, self.admission, dispatch, self.books.ledger)
+
+    def _answers(self) -> AnswerStore:
+        """Finished answers: shared, or in a file that a restart finds again."""
+        rules = self.settings.idempotency
+        if self.store is not None:
+            return SharedAnswers(AnswerKeys(self.store, self.clock, rules.kept_s, rules.lease_s))
+        path = self.settings.storage.state_dir / "answers.sqlite"
+        return EmbeddedAnswers(AnswerFile(path, rules.disk_bytes, rules.kept_s, _unix_now))
+
     def _store_changed(self, available: bool, reason: str) -> None:
         self.telemetry.note(StoreChanged(available, reason))
-
-    def _external_engines(self) -> dict[str, Engine]:
-        return {_host(url): self._http_engine(url) for url in self.settings.engine.urls}
-
-    def _replica(self, name: str, engine: Engine) -> Replica:
-        admission, routing = self.settings.admission, self.settings.routing
-        circuit = Circuit(
-            routing.circuit_failures,
-            routing.circuit_pause_s,
-            LONGEST_PAUSES * routing.circuit_pause_s,
-            self.clock,
-            lambda state: self.telemetry.note(CircuitChanged(name, state.value)),
-        )
-        reserved = int(admission.slots * admission.interactive_share)
-        limit = AdaptiveLimit(admission.slots, 1, ADAPTED * admission.slots) if admission.adaptive else None
-        return Replica(name, engine, slots=admission.slots, reserved=reserved, circuit=circuit, limit=limit)
 
     def _line(self) -> Queue[Ticket]:
         admission = self.settings.admission
         if not admission.backpressure:
             return Fifo(self.clock)
         return FairQueue(admission.places, admission.token_places, admission.promote_after_s, self.clock)
-
-    def _http_engine(self, url: str) -> HttpEngine:
-        limits = self.settings.timeouts
-        whole_s = self.settings.edge.request_timeout_s  # unless streamed, the first byte comes when all is made
-        timeouts = EngineTimeouts(limits.connect_s, limits.first_byte_s, limits.idle_s, whole_s)
-        key = self.settings.engine.api_key
-        return HttpEngine(url, watch=self.watch, timeouts=timeouts, api_key=key.get_secret_value() if key else None)
 
     def _intake(self) -> Intake:
         sampling, edge = self.settings.sampling, self.settings.edge
@@ -248,10 +221,6 @@ class Gateway:
         )
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).netloc
-
-
 def _leave_what_stays_to_the_end() -> None:
     """What is built by now lives as long as the process. Looking through it for garbage, again and again, took a tenth
     of each request's CPU (`python -m bench.http_stack`); what requests leave behind is hardly ever cyclic.
@@ -265,5 +234,5 @@ def _utc_today() -> date:
     return datetime.now(UTC).date()
 
 
-def _unix_now() -> int:
-    return int(datetime.now(UTC).timestamp())
+def _unix_now() -> float:
+    return datetime.now(UTC).timestamp()

@@ -51,7 +51,17 @@ HOT_PATHS: dict[str, Route] = {
 """GLLM's clients leave `/v1` out."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
-_ONCE = (b"authorization", b"x-api-key", b"content-type", b"content-length", b"x-request-timeout-ms", b"x-priority")
+_ONCE = {
+    b"authorization": "ambiguous_header",
+    b"x-api-key": "ambiguous_header",
+    b"content-type": "ambiguous_header",
+    b"content-length": "ambiguous_header",
+    b"x-request-timeout-ms": "ambiguous_header",
+    b"x-priority": "ambiguous_header",
+    b"idempotency-key": "invalid_idempotency_key",
+    b"last-event-id": "ambiguous_header",
+}
+"""Headers that stand once or not at all, and the code of the error for those that do not."""
 
 
 @dataclass(frozen=True)
@@ -211,9 +221,9 @@ def _request_id(headers: Headers) -> str:
 
 
 def _check_doubles(names: list[bytes]) -> None:
-    for name in _ONCE:
+    for name, code in _ONCE.items():
         if names.count(name) > 1:
-            raise InvalidRequest("This header stands twice.", param=name.decode(), code="ambiguous_header")
+            raise InvalidRequest("This header stands twice.", param=name.decode().title(), code=code)
 
 
 async def _fail(out: Answer, record: Record, error: GatewayError) -> None:

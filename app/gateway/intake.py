@@ -10,9 +10,11 @@ import msgspec
 from app.cluster.fleet import Fleet
 from app.errors import InvalidRequest, WrongMediaType
 from app.generation import Call, Route
+from app.reliability.fingerprint import fingerprint
 from app.tenant import ANONYMOUS, Priority, Tenant
 from app.wire.edits import put_fields
 from app.wire.fields import StreamOptions
+from app.wire.headers import idempotency_key, last_event_id
 from app.wire.parsing import parse
 from app.wire.requests import ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampled
 
@@ -71,6 +73,7 @@ class Intake:
             counts_along = self.counts_along and not (shows_usage and options and options.continuous_usage_stats)
             if not shows_usage or counts_along:
                 added["stream_options"] = _counting(options, along=counts_along)
+        key, seen = _resumable(headers)
         return Call(
             id=request_id,
             route=route,
@@ -86,6 +89,9 @@ class Intake:
             traceparent=_traceparent(headers),
             tenant=tenant,
             priority=_priority(headers, tenant),
+            key=key,
+            fingerprint=b"" if key is None else fingerprint(body),
+            seen=seen if stream else 0,
         )
 
     def _choices(self, request: Sampled) -> int:
@@ -148,6 +154,15 @@ def check_media_type(headers: Headers) -> None:
             raise WrongMediaType
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise WrongMediaType
+
+
+def _resumable(headers: Headers) -> tuple[str | None, int]:
+    """The key, and how much of the answer the client has. Without a key there is nothing to go on with."""
+    key = headers.get(b"idempotency-key")
+    if key is None:
+        return None, 0
+    seen = headers.get(b"last-event-id")
+    return idempotency_key(key), 0 if seen is None else last_event_id(seen)
 
 
 def _traceparent(headers: Headers) -> str | None:

@@ -4,6 +4,7 @@ from app.cluster.fleet import Fleet
 from app.gateway.admission import Admission
 from app.gateway.answers import Sink
 from app.gateway.dispatch import Dispatch
+from app.gateway.replays import Replays
 from app.generation import Call
 from app.reliability.estimates import Estimates
 from app.reliability.ledger import Ledger
@@ -15,6 +16,7 @@ from app.wire.limits import limit_headers
 class Pipeline:
     def __init__(
         self,
+        replays: Replays,
         fleet: Fleet,
         estimates: Estimates,
         quota: Quota,
@@ -22,6 +24,7 @@ class Pipeline:
         dispatch: Dispatch,
         ledger: Ledger,
     ) -> None:
+        self._replays = replays
         self._fleet = fleet
         self._estimates = estimates
         self._quota = quota
@@ -30,6 +33,13 @@ class Pipeline:
         self._ledger = ledger
 
     async def serve(self, call: Call, out: Sink, record: Record) -> None:
+        if call.key is None:
+            await self._answer(call, out, record)
+        else:
+            await self._replays.serve(call, out, record, self._answer)
+
+    async def _answer(self, call: Call, out: Sink, record: Record) -> None:
+        """Made here and now."""
         expected = self._estimates.of(call, self._fleet.context_of(call.model))
         async with self._quota.reserve(call, expected) as reservation:
             if reservation.standing:

@@ -248,6 +248,11 @@ class Idempotency:
     )
     max_bytes: Bytes = setting("IDEMPOTENCY_MAX_BYTES", 2 * 2**20, "Largest answer that is kept.")
     max_events: int = setting("IDEMPOTENCY_MAX_EVENTS", 20_000, "Longest stream that is kept.", ge=1, le=10_000_000)
+    disk_bytes: Bytes = setting(
+        "IDEMPOTENCY_DISK_BYTES",
+        2**30,
+        "What kept answers take on disk at most (without REDIS_URL); then the oldest are refused with 409.",
+    )
     lease_s: Seconds = setting(
         "IDEMPOTENCY_LEASE", 10.0, "Seconds after which a dead gateway's keys are free again (with REDIS_URL)."
     )

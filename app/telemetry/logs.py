@@ -74,6 +74,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
     first_byte_ms: float = 0.0
     replica: str = ""
     attempts: int = 0
+    replayed: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str = ""
@@ -96,6 +97,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
             _ms(record.first_byte - record.began) if record.first_byte else 0.0,
             record.replica,
             record.attempts,
+            record.replayed,
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,
             record.error,

@@ -72,6 +72,11 @@ class Metrics:
             "Whether the tenants file is bad (1), and an earlier one in force",
             registry=registry,
         )
+        self._replayed = Counter(
+            "gllm_replayed_requests",
+            "Requests answered by an earlier one with their idempotency key",
+            registry=registry,
+        )
         self._slow_readers = Counter(
             "gllm_slow_readers", "Clients cut off because they stopped reading", registry=registry
         )
@@ -100,6 +105,8 @@ class Metrics:
         self._outcomes[record.outcome].inc()
         if record.error == ClientStalled.__name__:
             self._slow_readers.inc()
+        if record.replayed:
+            self._replayed.inc()
         if record.endpoint in GENERATIONS:
             self._generated(record)
 

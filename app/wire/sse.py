@@ -31,6 +31,11 @@ def split(block: bytes) -> list[bytes]:
     return [block[start:end] for start, end in pairwise((0, *ends, len(block))) if start < end]
 
 
+def numbered(block: bytes, count: int) -> list[bytes]:
+    """The single events of a block of whole ones, each with its number as `id`. `count` came before them."""
+    return [b"id: %d\n%b" % (number, one) for number, one in enumerate(split(block), count + 1)]
+
+
 class EventCutter:
     """Takes bytes as they arrive and gives them back in blocks of whole events, copying only at torn borders."""
 

@@ -113,8 +113,8 @@ class Serving:
                 for task in beside:
                     task.cancel()
         self._progress.done()
-        if self._gateway.failure:
-            raise CannotServe(self._explained(self._gateway.failure))
+        if self._gateway.supply.failure:
+            raise CannotServe(self._explained(self._gateway.supply.failure))
         return STOPPED
 
     async def _greet(self) -> None:
@@ -145,7 +145,7 @@ class Serving:
         self._stopping.set()
         self._gateway.admission.drain(self._settings.listen.drain_s)
         self._progress.done()
-        if not self._gateway.failure:
+        if not self._gateway.supply.failure:
             print("\nStopping. Running answers may finish; once more stops at once.", flush=True)
 
     async def _drain(self) -> None:

@@ -10,8 +10,10 @@ from app.clock import Clock
 from app.engines.base import Engine
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
+from app.reliability.stores import embedded
 from app.settings import Settings
 from tests.support.asgi import Exchange
+from tests.support.inline import Inline
 from tests.support.recorder import Recorder
 
 CHAT = "/v1/chat/completions"
@@ -45,6 +47,7 @@ class House:
         assert self.gateway.admission.waiting == 0
         assert self.gateway.quota.running == 0
         assert len(self.gateway.watch) == 0
+        assert len(self.gateway.replays) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
         assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
 
@@ -53,8 +56,9 @@ Build = Callable[..., Awaitable[House]]
 
 
 @pytest.fixture
-async def build(tmp_path: Path) -> AsyncIterator[Build]:
+async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Build]:
     """`await build(a=Scripted(…), b=…, settings={"MAX_CHOICES": 2})`; every house must be empty in the end."""
+    monkeypatch.setattr(embedded, "ThreadPoolExecutor", Inline)
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -71,6 +75,8 @@ async def build(tmp_path: Path) -> AsyncIterator[Build]:
             await gateway.prober.round()
             house = House(gateway, recorder, engines)
             stack.callback(gateway.log.close)
+            stack.push_async_callback(gateway.answers.aclose)
+            await stack.enter_async_context(gateway.replays.running(drain_s=0))
             stack.push_async_callback(gateway.books.aclose)
             stack.callback(house.assert_all_given_back)
             return house

@@ -132,7 +132,7 @@ async def test_a_wrong_key_is_refused_before_the_body_is_read(keyed: Keyed, key:
 async def test_two_of_what_must_be_one_are_refused(keyed: Keyed, name: bytes, route: str) -> None:
     house = await keyed()
     done = await house.post(asking(), path=route, headers=[*bearer(RESEARCH_KEY), (name, b"x"), (name, b"x")])
-    assert (done.status, done.error["code"], done.error["param"]) == (400, "ambiguous_header", name.decode())
+    assert (done.status, done.error["code"], done.error["param"]) == (400, "ambiguous_header", name.decode().title())
 
 
 async def test_without_tenants_everybody_is_anonymous_and_no_key_matters(build: Build) -> None:

@@ -70,6 +70,16 @@ class Exchange:
         texts = [one.removeprefix("data: ") for one in self.body.decode().split("\n\n") if one]
         return [text if text == "[DONE]" else json.loads(text) for text in texts]
 
+    def events_numbered(self) -> list[tuple[int, Any]]:
+        """Of a keyed stream: each event's `id` (0 where it has none), and what it carries."""
+        found = []
+        for one in self.body.decode().split("\n\n"):
+            lines = dict(line.split(": ", 1) for line in one.split("\n") if line)
+            if lines:
+                data = lines["data"]
+                found.append((int(lines.get("id", 0)), data if data == "[DONE]" else json.loads(data)))
+        return found
+
     def text(self) -> str:
         chunks = [event for event in self.events() if event != "[DONE]" and event.get("choices")]
         return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
