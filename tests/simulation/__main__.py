@@ -5,11 +5,11 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
+from tests.simulation.draw import world_of
 from tests.simulation.invariants import check
 from tests.simulation.seeds import failures
 from tests.simulation.shrink import shrunk
 from tests.simulation.simulate import simulate
-from tests.simulation.world import world_of
 
 AT_ONCE = 50
 """Seeds that a process gets to run at a time."""

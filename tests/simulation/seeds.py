@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.simulation.draw import world_of
 from tests.simulation.invariants import Violation, check
 from tests.simulation.simulate import simulate
-from tests.simulation.world import world_of
 
 KEPT = Path(__file__).parent / "kept_seeds.txt"
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.draw import world_of
 from tests.simulation.simulate import simulate
-from tests.simulation.world import world_of
 
 ROOT = Path(__file__).parents[2]
 SEEDS = [3, 8, 9, 16]
 
 DIGESTS = f"""
 from tests.simulation.simulate import simulate
-from tests.simulation.world import world_of
+from tests.simulation.draw import world_of
 print(*(simulate(world_of(seed)).digest() for seed in {SEEDS}))
 """
 

@@ -17,13 +17,12 @@ from app.errors import Outcome
 from app.generation import Call, Route, Usage
 from app.telemetry.base import CircuitChanged
 from app.tenant import Tenant
+from tests.simulation.draw import SETTINGS, UNSEEN
 from tests.simulation.history import History, Seen
 from tests.simulation.invariants import INVARIANTS, check
 from tests.simulation.simulate import simulate
 from tests.simulation.world import (
     BEGAN_S,
-    SETTINGS,
-    UNSEEN,
     EnginePlan,
     Fault,
     Manner,

@@ -25,9 +25,9 @@ from app.reliability.fair_queue import FairQueue, Fifo
 from app.reliability.ledger import Ledger
 from app.reliability.retry import RetryBudget
 from app.wire.answers import ChatStream
+from tests.simulation.draw import world_of
 from tests.simulation.invariants import check
 from tests.simulation.simulate import simulate
-from tests.simulation.world import world_of
 
 WORLDS = 150
 

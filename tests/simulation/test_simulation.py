@@ -5,11 +5,11 @@ from unittest import mock
 import pytest
 
 from app.cluster.replica import Lease
+from tests.simulation.draw import world_of
 from tests.simulation.invariants import check
 from tests.simulation.seeds import failure_of, failures, kept_seeds
 from tests.simulation.shrink import shrunk
 from tests.simulation.simulate import simulate
-from tests.simulation.world import world_of
 
 SEEDS = 2_000
 AT_ONCE = 100
