@@ -71,6 +71,10 @@ SETTINGS: dict[str, list[Any]] = {
     "DRAIN_SECONDS": [0.05, 0.5, 5.0],
     "INTERACTIVE_SHARE": [0.0, 0.0, 0.5],
     "BATCH_PROMOTED_AFTER": [0.5, 60.0],
+    "IDEMPOTENCY_GRACE": [0.0, 0.3, 2.0],
+    "IDEMPOTENCY_ATTACH": [True, True, False],
+    "IDEMPOTENCY_MAX_BYTES": [1_024, 2**20, 2**20],
+    "IDEMPOTENCY_MAX_EVENTS": [5, 20_000, 20_000],
 }
 
 
@@ -105,7 +109,7 @@ class _Draw:
             seed=self.seed,
             settings=self._settings(calm=not faults),
             engines=tuple(engines),
-            visits=tuple(self._of_tenants(tenants, self._visits(span_s, models))),
+            visits=tuple(self._with_twins(self._of_tenants(tenants, self._visits(span_s, models)))),
             tenants=tenants,
             faults=tuple(faults),
             wall_jumps=tuple(self._jumps(span_s)),
@@ -191,6 +195,28 @@ class _Draw:
                 if rng.random() < common[way]:
                     visit = replace(visit, **bent(rng))
             yield visit
+
+    def _with_twins(self, visits: Iterable[Visit]) -> Iterator[Visit]:
+        """Some have a key, and some of those come again: at once, soon, when it is over; or for the rest only."""
+        common = self._pick("how common are keys", [0, 0, 0.1, 0.5])
+        for index, visit in enumerate(visits):
+            rng = self._from("key", index)
+            if rng.random() >= common:
+                yield visit
+                continue
+            keyed = replace(visit, idempotency_key=f"key-{index}")
+            yield keyed
+            for number in range(rng.choice([0, 1, 1, 2, 5])):
+                yield replace(self._twin(rng, keyed), id=f"{keyed.id}-twin-{number}")
+
+    def _twin(self, rng: random.Random, visit: Visit) -> Visit:
+        later = rng.choice([0.0, 0.0, 0.01, 0.3, 2.0, 10.0]) * rng.choice([1.0, rng.random()])
+        twin = replace(visit, at=visit.at + later, manner=rng.choice([visit.manner, Manner.STAYS, Manner.STAYS]))
+        if visit.stream and rng.random() < 0.3:
+            twin = replace(twin, seen_events=rng.choice([0, 1, 3, 10]))
+        if rng.random() < 0.1:
+            twin = replace(twin, prompt_chars=visit.prompt_chars + 1)
+        return twin
 
     def _arrivals(self, count: int, span_s: float) -> list[float]:
         """Evenly spread, or in bursts in which all come in the same moment."""

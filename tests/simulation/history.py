@@ -9,6 +9,7 @@ from typing import Any
 from app.engines.scripted import Work
 from app.telemetry.base import Event
 from app.telemetry.record import Record
+from app.wire.sse import data_of, split
 from tests.simulation.world import Visit, World
 
 
@@ -69,7 +70,7 @@ class Seen:
     @property
     def events(self) -> list[Any]:
         """What each event of its stream carries; what is no JSON, like `[DONE]`, as itself."""
-        return [_read(event.removeprefix(b"data: ")) for event in self.body.split(b"\n\n") if event]
+        return [_read(data_of(event)) for event in split(self.body)]
 
     @property
     def is_done(self) -> bool:
@@ -175,6 +176,24 @@ class History:
             by_request[work.call.id].append((name, work))
         return by_request
 
+    def works_by_answer(self) -> dict[str, list[tuple[str, Work]]]:
+        """For each request what was done for it, or for another one with its key and its body."""
+        by_request = self.works_by_request()
+        by_answer: dict[str, list[tuple[str, Work]]] = {}
+        for family in self.families():
+            works = [work for seen in family for work in by_request[seen.visit.id]]
+            by_answer |= {seen.visit.id: sorted(works, key=lambda each: each[1].began) for seen in family}
+        return by_answer
+
+    def families(self) -> list[list[Seen]]:
+        """Requests that are to have one answer, each in its order of coming. Most are alone."""
+        families: dict[object, list[Seen]] = {}
+        for seen in self.all_seen:
+            visit = seen.visit
+            same = (visit.tenant, visit.idempotency_key, visit.body()) if visit.idempotency_key else visit.id
+            families.setdefault(same, []).append(seen)
+        return list(families.values())
+
     def lines(self) -> list[str]:
         """All that happened, in its order, for a reader."""
         return [f"{at:10.4f}  {what}" for at, what in sorted(self._happened(), key=lambda each: each[0])]
@@ -233,7 +252,7 @@ def _asks(visit: Visit) -> str:
 
 def _short(block: bytes) -> str:
     """Enough to tell it from others."""
-    events = [event.removeprefix(b"data: ") for event in block.split(b"\n\n") if event]
+    events = [data_of(event) for event in split(block)]
     contents = [event[event.find(b'"content":') :] if b'"content":' in event else event for event in events]
     return ", ".join(_of_chars(content.decode(), 60) for content in contents)
 

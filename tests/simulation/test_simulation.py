@@ -28,7 +28,7 @@ def test_all_holds_in_the_worlds_of_seeds(first: int) -> None:
 
 
 def test_a_failing_world_shrinks_to_what_its_failure_needs() -> None:
-    with mock.patch.object(Lease, "release", lambda lease: None):
+    with mock.patch.object(Lease, "release"):
         world = world_of(8)
         small = shrunk(world, "all_is_given_back")
         assert any(violation.invariant == "all_is_given_back" for violation in check(simulate(small)))

@@ -1,5 +1,6 @@
-"""What a simulation is made of: engines and their faults, clients and their ways. All of it is fixed before it begins, and
-nothing depends on what the gateway does, so a world stays the same while the gateway changes.
+"""What a simulation is made of: engines and their faults, clients and their ways.
+
+All of it is fixed before it begins, and nothing depends on what the gateway does: worlds stay while gateways change.
 """
 
 import hashlib
@@ -113,6 +114,9 @@ class Visit:
     """What it asks for, which may be more than its tenant may have."""
     spare_tokens: int = 0
     """It allows for so many more tokens than are made."""
+    idempotency_key: str | None = None
+    seen_events: int | None = None
+    """It comes back for the rest of a stream of which it has so many events."""
 
     def body(self) -> bytes:
         asked: dict[str, Any] = {
@@ -131,6 +135,10 @@ class Visit:
             told.append((b"x-request-timeout-ms", b"%d" % self.timeout_ms))
         if self.key is not None:
             told.append((b"authorization", b"Bearer " + self.key.encode()))
+        if self.idempotency_key is not None:
+            told.append((b"idempotency-key", self.idempotency_key.encode()))
+        if self.seen_events is not None:
+            told.append((b"last-event-id", b"%d" % self.seen_events))
         if self.priority is not None:
             told.append((b"x-priority", self.priority.encode()))
         return told

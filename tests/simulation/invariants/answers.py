@@ -1,10 +1,13 @@
 """What clients read."""
 
+import re
 from collections.abc import Iterator
 
 from app.errors import Outcome
 from tests.simulation.history import History
 from tests.simulation.invariants.base import invariant, streams, with_records
+
+WHOLE_EVENTS = re.compile(rb"(?:(?:id: \d+\n)?data: [^\n]*\n\n)+")
 
 
 @invariant
@@ -28,16 +31,16 @@ def a_stream_ends_with_done_or_with_an_error_and_nothing_follows(history: Histor
 def blocks_are_whole_events(history: History) -> Iterator[str]:
     for seen in streams(history):
         for _, block in seen.blocks:
-            if not block.startswith(b"data: ") or not block.endswith(b"\n\n"):
+            if not WHOLE_EVENTS.fullmatch(block):
                 yield f"{seen.visit.id} was sent a torn event: {block!r}"
 
 
 @invariant
 def a_text_is_what_one_engine_made(history: History) -> Iterator[str]:
     """Whole if the answer is; else from its beginning as far as it came. Never mixed, never doubled."""
-    works = history.works_by_request()
+    works = history.works_by_answer()
     for seen in history.all_seen:
-        if seen.status != 200 or not seen.blocks:
+        if seen.status != 200 or not seen.blocks or seen.visit.seen_events:
             continue
         whole = seen.is_done if seen.is_stream else seen.ended is not None
         made = [work.text for _, work in works[seen.visit.id]]
@@ -60,6 +63,10 @@ def what_is_recorded_as_used_is_what_the_engine_told(history: History) -> Iterat
             counts = (record.usage.prompt_tokens, record.usage.completion_tokens, record.usage.cached_tokens)
             if not all(0 <= count <= 2**53 for count in counts):
                 yield f"{record.id}: {record.usage} cannot be true, and is recorded"
+        if record.replayed:
+            if record.usage is not None:
+                yield f"{record.id} had the answer of another, and {record.usage} is recorded for it"
+            continue
         for work in [work for name, work in works[seen.visit.id] if name == record.replica][-1:]:
             if (
                 record.outcome is Outcome.OK

@@ -14,6 +14,8 @@ NARROWED = {
     "request_rate": "rate_limit_exceeded",
     "token_quota": "rate_limit_exceeded",
     "concurrency": "rate_limit_exceeded",
+    "nothing_to_resume": "idempotency_not_replayable",
+    "invalid_header": "invalid_value",
 }
 """Codes that say more than the error table's."""
 
@@ -78,7 +80,7 @@ def only_those_who_left_or_stalled_are_recorded_as_gone(history: History) -> Ite
 
 @invariant
 def an_engine_is_blamed_only_where_one_failed(history: History) -> Iterator[str]:
-    works = history.works_by_request()
+    works = history.works_by_answer()
     for seen, record in with_records(history):
         if record.outcome in (Outcome.UPSTREAM_FAILED, Outcome.INTERRUPTED):
             tries = works[seen.visit.id]
@@ -93,7 +95,7 @@ def an_engine_is_blamed_only_where_one_failed(history: History) -> Iterator[str]
 def where_nothing_is_wrong_everybody_gets_an_answer_or_an_honest_refusal(history: History) -> Iterator[str]:
     """Liveness: a refusal there has to do with how many come, or how little time they have."""
     honest = {Outcome.OK, Outcome.QUEUE_FULL, Outcome.DEADLINE, Outcome.RATE_LIMITED, Outcome.DRAINING}
-    theirs = (401, 408)
+    theirs = (400, 401, 408, 409, 422)
     if history.world.calm:
         for seen, record in with_records(history):
             there = seen.hung_up is None and seen.cut_off is None and seen.killed is None
