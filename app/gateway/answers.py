@@ -9,6 +9,7 @@ from app.errors import Draining, GatewayError, RateLimited, WrongMethod
 from app.gateway.lifeline import Lifeline
 from app.generation import Route
 from app.telemetry.record import Record
+from app.wire.answers import end_of
 from app.wire.errors import error_event, error_json, row_of
 from app.wire.limits import limit_headers
 
@@ -102,12 +103,18 @@ class EventStream(Answer):
     """Blocks of whole events. Each write is awaited, so that a slow reader slows the engine."""
 
     content_type = b"text/event-stream; charset=utf-8"
-    _over = False
+
+    def __init__(self, send: Send, client: Lifeline, record: Record, clock: Clock, write_limit_s: float) -> None:
+        super().__init__(send, client, record, clock, write_limit_s)
+        self._ends = end_of(record.endpoint)
+        self._over = False
 
     async def write(self, block: bytes) -> None:
         if not self.committed:
             await self._start(200, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
+        if self._ends(block):
+            self.complete = True
 
     async def end(self) -> None:
         self.complete = True

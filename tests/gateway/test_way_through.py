@@ -155,6 +155,16 @@ async def test_after_the_first_byte_a_failure_is_one_error_event_and_no_done(
     assert house.recorder.last.outcome is Outcome.INTERRUPTED
 
 
+@pytest.mark.parametrize("error", [EngineBroken, EngineStalled])
+async def test_nothing_follows_done_whatever_its_engine_does_then(build: Build, error: type[EngineError]) -> None:
+    events = 8
+    house = await build(only=Scripted(break_at=events, break_with=error))
+    done = await house.post(asking(stream=True))
+    assert done.events()[-1] == "[DONE]"
+    assert done.ended
+    assert house.recorder.last.outcome is Outcome.OK
+
+
 async def test_a_stream_without_its_end_is_interrupted(build: Build) -> None:
     house = await build(only=Scripted(ends_properly=False))
     done = await house.post(asking(stream=True))

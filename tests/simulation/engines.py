@@ -17,8 +17,8 @@ _BREAKS: list[type[EngineError]] = [EngineBroken, EngineStalled, EngineNonsense]
 _LIES: list[Any] = [{"prompt_tokens": -1, "completion_tokens": 2**70}, {"completion_tokens": 2**40}, "none", [], {}]
 
 
-BESIDE_TOKENS = 2
-"""Events that each stream has, whatever its engine leaves out. An incident comes before one of them, never after."""
+BESIDE_TOKENS = 4
+"""Events of a stream: the role, the stop, the usage, the end."""
 
 
 class Actor:
@@ -76,7 +76,7 @@ class Actor:
 def _harm(trouble: Trouble, call: Call, script: Script, rng: random.Random) -> dict[str, Any]:
     """What a trouble changes in what would else have been done."""
     blocks = math.ceil((len(script.words) + BESIDE_TOKENS) / script.events_per_block) if call.stream else 1
-    middle = rng.randrange(blocks)
+    middle = rng.randrange(blocks + 1)
     match trouble:
         case Trouble.STORM:
             return {"refuse_with": EngineBusy(retry_after=rng.choice([None, 0.5, 30.0]))}

@@ -172,7 +172,7 @@ class History:
         """What was done for each, in the order in which it began, with the names of the engines."""
         by_request: dict[str, list[tuple[str, Work]]] = {seen.visit.id: [] for seen in self.all_seen}
         everything = [(name, work) for name, works in self.works.items() for work in works]
-        for name, work in sorted(everything, key=lambda each: each[1].began):
+        for name, work in sorted(everything, key=_in_order):
             by_request[work.call.id].append((name, work))
         return by_request
 
@@ -182,7 +182,7 @@ class History:
         by_answer: dict[str, list[tuple[str, Work]]] = {}
         for family in self.families():
             works = [work for seen in family for work in by_request[seen.visit.id]]
-            by_answer |= {seen.visit.id: sorted(works, key=lambda each: each[1].began) for seen in family}
+            by_answer |= {seen.visit.id: sorted(works, key=_in_order) for seen in family}
         return by_answer
 
     def families(self) -> list[list[Seen]]:
@@ -218,6 +218,11 @@ class History:
         for line in self.logged:
             yield self.ended, f"log: {line}"
         yield self.ended, f"the end, {self.turns} turns, {self.peaks}, {self.left} {self.stuck}"
+
+
+def _in_order(each: tuple[str, Work]) -> tuple[float, float]:
+    """Of two that began at once, that which ended at once was first."""
+    return each[1].began, each[1].ended or 0.0
 
 
 def _told(record: Record) -> str:

@@ -152,6 +152,29 @@ def _one_tenant_waits_for_all_of_another(history: History) -> None:
         history.works["engine-0"].append(work)
 
 
+def _of_one_key(history: History, *which: int, **fields: Any) -> None:
+    """They were asked with one key, and were one request."""
+    for index in which:
+        seen = _seen(history, index)
+        old, visit = seen.visit, history.seen[which[0]].visit
+        seen.visit = replace(visit, id=old.id, at=old.at, manner=old.manner, idempotency_key="key", **fields)
+
+
+def _done_twice(history: History) -> None:
+    _of_one_key(history, STREAM, WHOLE)
+
+
+def _done_at_once(history: History) -> None:
+    _of_one_key(history, STREAM, WHOLE)
+    _work(history, WHOLE).began = BEGAN_S
+
+
+def _went_on_elsewhere(history: History) -> None:
+    _of_one_key(history, STREAM, seen_events=1)
+    seen = _seen(history, STREAM)
+    seen.blocks = [(at, b"id: %d\n%b" % (number, block)) for number, (at, block) in enumerate(seen.blocks, 3)]
+
+
 Break = Callable[[History], object]
 
 
@@ -235,6 +258,7 @@ BREAKS: dict[str, list[Break]] = {
         lambda history: _record(history, STREAM, usage=None),
         lambda history: _record(history, STREAM, usage=Usage(4, 4)),
         lambda history: _record(history, GONE, usage=Usage(-1, 0)),
+        lambda history: _record(history, STREAM, replayed=True),
     ],
     "attempts_are_bounded_and_recorded": [
         lambda history: _record(history, STREAM, attempts=2),
@@ -279,6 +303,10 @@ BREAKS: dict[str, list[Break]] = {
     ],
     "an_open_circuit_lets_nobody_through": [_worked_while_open],
     "a_half_open_circuit_lets_one_try_at_a_time": [_two_tried_at_once],
+    "a_key_is_executed_with_success_at_most_once": [_done_twice],
+    "a_key_is_executed_once_at_a_time": [_done_at_once],
+    "all_who_ask_with_one_key_get_the_same_bytes": [_done_twice],
+    "who_comes_back_gets_the_rest": [_went_on_elsewhere],
     "nobody_has_more_at_once_than_allowed": [_two_at_once],
     "nobody_makes_more_requests_than_allowed": [
         lambda history: _of_one_tenant(history, requests_per_minute=1),

@@ -23,7 +23,10 @@ from app.reliability.account import Account
 from app.reliability.circuit import Circuit, CircuitState
 from app.reliability.fair_queue import FairQueue, Fifo
 from app.reliability.ledger import Ledger
+from app.reliability.recording import Recording
 from app.reliability.retry import RetryBudget
+from app.reliability.stores.answers import Key
+from app.reliability.stores.embedded import EmbeddedAnswers
 from app.wire.answers import ChatStream
 from tests.simulation.draw import world_of
 from tests.simulation.invariants import check
@@ -63,7 +66,12 @@ async def _blocks_lost(out: EventStream, block: bytes) -> None:
         await _write(out, block)
 
 
+async def _forgotten(answers: EmbeddedAnswers, key: Key) -> None:
+    """No key was ever used."""
+
+
 _write = EventStream.write
+_reader = Recording.reader
 _lease = Fleet.lease
 
 DEFECTS: dict[str, tuple[Defect, str]] = {
@@ -96,6 +104,14 @@ DEFECTS: dict[str, tuple[Defect, str]] = {
         "a_circuit_opens_only_after_failures_in_a_row",
     ),
     "retries have no budget": (method(RetryBudget, "withdraw", yes), "second_tries_stay_within_their_budgets"),
+    "kept answers are forgotten": (
+        method(EmbeddedAnswers, "find", _forgotten),
+        "a_key_is_executed_with_success_at_most_once",
+    ),
+    "the rest of a stream begins too late": (
+        method(Recording, "reader", lambda tape, seen, *more: _reader(tape, seen and min(seen + 1, len(tape)), *more)),
+        "who_comes_back_gets_the_rest",
+    ),
     "usage is counted twice": (twice(Ledger, "add"), "the_ledger_has_what_was_recorded"),
     "a block is lost": (method(EventStream, "write", _blocks_lost), "a_text_is_what_one_engine_made"),
     "a stream that breaks off is believed": (

@@ -6,6 +6,7 @@ from enum import StrEnum
 from app.engines.scripted.script import Script
 from app.errors import GatewayError
 from app.generation import Call, Usage
+from app.wire.sse import DONE
 
 
 class End(StrEnum):
@@ -32,6 +33,9 @@ class Work:
     told: Usage | None = None
     """The usage that was told last, unless it was a lie."""
 
+    said_all: bool = False
+    """The gateway was given the answer to its proper end, whatever came then."""
+
     def finish(self, how: End, now: float, error: GatewayError | None = None) -> None:
         """The first word on it stands; that nobody asks any more is known last."""
         if self.end is None:
@@ -39,6 +43,7 @@ class Work:
         self.ended = now
 
     def gives(self, block: bytes) -> None:
+        self.said_all = block.endswith(DONE) if self.call.stream else True
         if b'"usage"' in block and self.script.lies is None:
             self.told = self.usage
 
