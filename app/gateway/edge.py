@@ -106,11 +106,6 @@ class Edge:
                 await self._serve_behind(scope, headers, receive, send, record)
             else:
                 await self._serve(route, scope, headers, receive, send, record)
-        except asyncio.CancelledError:
-            if record.outcome is Outcome.OK:  # the server stops by force: what it did not finish is not well
-                _failed(record, Draining())
-                record.status = record.status or row_of(Draining()).status
-            raise
         finally:
             record.ended = self._clock()
             self._telemetry.ended(record)
@@ -148,6 +143,11 @@ class Edge:
                 out.also([(b"x-gllm-priority", call.priority.name.lower().encode())])  # it may be less than was asked
             await self._pipeline.serve(call, out, record)
         except ClientGone:
+            raise
+        except asyncio.CancelledError:  # the server stops by force; or the client is gone, as its block will say
+            if not out.complete:
+                _failed(record, Draining())
+                record.status = record.status or row_of(Draining()).status
             raise
         except GatewayError as error:
             await _fail(out, record, error)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
 from app.engines.scripted import Work
@@ -70,7 +71,7 @@ class Seen:
     @property
     def events(self) -> list[Any]:
         """What each event of its stream carries; what is no JSON, like `[DONE]`, as itself."""
-        return [_read(data_of(event)) for event in split(self.body)]
+        return _events(self.body)
 
     @property
     def is_done(self) -> bool:
@@ -92,6 +93,12 @@ class Seen:
             return "".join(choice["message"]["content"] for choice in choices)
         chunks = [event for event in self.events if isinstance(event, dict) and event.get("choices")]
         return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+@lru_cache(maxsize=1_024)
+def _events(body: bytes) -> list[Any]:
+    """Asked for by many invariants."""
+    return [_read(data_of(event)) for event in split(body)]
 
 
 def _read(event: bytes) -> Any:

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any
 from unittest import mock
 
+from starlette.applications import Starlette
+
 from app.clock import Clock
 from app.cluster.replica import Replica, State
 from app.engines.base import Engine
@@ -56,6 +58,7 @@ def _simulated(world: World, folder: Path) -> History:
     stage = _Stage(world, folder)
     with (
         mock.patch("app.gateway.app._leave_what_stays_to_the_end"),
+        mock.patch("app.gateway.app.fastapi_app", _nothing_but_its_life),
         mock.patch("app.gateway.app._utc_today", stage.today),
         mock.patch("app.gateway.app._unix_now", stage.unix_now),
         _ErrorLog(stage.history.logged),
@@ -220,6 +223,12 @@ class _ErrorLog(logging.Handler):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for logger in self._loggers:
             logger.removeHandler(self)
+
+
+def _nothing_but_its_life(*parts: Any) -> Starlette:
+    """What is behind the edge: nobody here asks for it, and it takes longer to build than many a world to live."""
+    *_, lifespan = parts
+    return Starlette(lifespan=lifespan)
 
 
 @asynccontextmanager
