@@ -26,6 +26,9 @@ OUTPUT_WEIGHT = 2.0
 DRAINED_S = 1.0
 """After so long a client may ask again: by then another gateway answers, or this one anew."""
 
+CAUTION = 1.1
+"""Waits are predicted so much longer: to be refused late is worse than to be refused."""
+
 DISPLACED = "Its place in the line was given to a call of higher priority, or of a tenant that had fewer."
 
 
@@ -357,8 +360,8 @@ class Admission:
                 self._grant(head)
 
     def _comes_too_late(self, ticket: Ticket, line: Line) -> bool:
-        """More likely than not it would be cut in the middle: the work would be for nothing."""
-        return self._refuses_early and line.rate.times_of(ticket.cost).mean_s > ticket.left_s
+        """It would almost certainly be cut in the middle: the work would be for nothing."""
+        return self._refuses_early and line.rate.times_of(ticket.cost).hardly_s > ticket.left_s
 
     def _grant(self, ticket: Ticket) -> bool:
         try:
