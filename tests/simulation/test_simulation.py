@@ -11,7 +11,7 @@ from tests.simulation.seeds import failure_of, failures, kept_seeds
 from tests.simulation.shrink import shrunk
 from tests.simulation.simulate import simulate
 
-SEEDS = 2_000
+SEEDS = 1_500
 AT_ONCE = 100
 
 
