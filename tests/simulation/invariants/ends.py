@@ -10,6 +10,7 @@ from tests.simulation.history import History, Seen
 from tests.simulation.invariants.base import AT_ONCE_S, code_of, invariant, with_records
 
 NARROWED = {
+    "displaced": "queue_full",
     "circuit_open": "no_replica",
     "request_rate": "rate_limit_exceeded",
     "token_quota": "rate_limit_exceeded",
