@@ -52,8 +52,9 @@ def a_refusal_costs_no_engine_anything(history: History) -> Iterator[str]:
 
 @invariant
 def a_full_line_is_said_at_once(history: History) -> Iterator[str]:
+    """Who had a place and had to yield it hears something else."""
     for seen, record in with_records(history):
-        if record.error == "QueueFull" and code_of(seen) != "displaced" and seen.returned is not None:
+        if record.error == "QueueFull" and code_of(seen) == "queue_full" and seen.returned is not None:
             late = seen.returned - seen.blocked_s - (seen.body_sent or seen.sent)
             if late > AT_ONCE_S:
                 yield f"{record.id} heard after {late:.3f} s that the line is full"
