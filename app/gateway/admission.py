@@ -239,6 +239,8 @@ class Admission:
     def enter(self, ticket: Ticket) -> None:
         if self.draining:
             raise Draining(retry_after=DRAINED_S)
+        if ticket.left_s <= 0:
+            raise DeadlinePassed
         self.entered += 1
         self._inside.add(ticket)
         self._watch.add(ticket)

@@ -75,7 +75,7 @@ class Dispatch:
                 record.usage, record.events = None, 0
             elif record.usage is None:
                 record.guessed = True
-                record.usage = _guess(call, ticket.expected, record)
+                record.usage = _guess(call, ticket.expected, record.events, answered=out.committed)
 
     def _pause_after(
         self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
@@ -164,8 +164,8 @@ def _advise(error: EngineError, replicas: int) -> None:
         error.should_retry = False
 
 
-def _guess(call: Call, expected: Expected, record: Record) -> Usage:
+def _guess(call: Call, expected: Expected, events: int, *, answered: bool) -> Usage:
     """For an engine that does not tell, or did not come to it. An event is about a token."""
     if call.stream:
-        return Usage(expected.prompt_tokens, record.events)
-    return Usage(expected.prompt_tokens, expected.output_tokens if record.status == 200 else 0)
+        return Usage(expected.prompt_tokens, events)
+    return Usage(expected.prompt_tokens, expected.output_tokens if answered else 0)

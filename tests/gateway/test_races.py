@@ -7,8 +7,9 @@ from app.cluster.replica import State
 from app.engines.scripted import Scripted
 from app.errors import EngineFailed, EngineUnreachable
 from app.reliability.circuit import CircuitState
-from tests.gateway.conftest import Build, House, asking
+from tests.gateway.conftest import CHAT, Build, House, asking
 from tests.gateway.test_admission import ONE_AT_A_TIME, Crowd, stalling
+from tests.support.asgi import JSON, Exchange
 from tests.support.clock import FakeClock
 from tests.support.until import until
 
@@ -152,3 +153,38 @@ async def test_of_two_tries_the_one_that_could_not_be_reached_is_not_asked_again
             await until(lambda ended=engine: ended.running == 0)  # type: ignore[misc]
     assert (failed.status, failed.error["code"], failed.headers["x-should-retry"]) == (502, "engine_failed", "false")
     assert [replica.state for replica in house.gateway.fleet.replicas] == [State.READY, State.FAILING]
+
+
+# --- what is charged ----------------------------------------------------------------------------------------------
+
+
+async def test_what_an_engine_does_not_tell_is_guessed_alike_with_a_key_and_without(build: Build) -> None:
+    house = await build(only=Scripted(tells_usage=False))
+    for headers in (JSON, [*JSON, (b"idempotency-key", b"k")]):
+        assert (await house.post(asking(max_tokens=50), headers=headers)).status == 200
+    first, second = (record.usage for record in house.recorder.records)
+    assert first is not None and first.completion_tokens == 50
+    assert second is not None and second.completion_tokens == 50
+
+
+class Tardy(Exchange):
+    """Takes so long to send its body."""
+
+    def __init__(self, clock: FakeClock, takes_s: float, *asked: Any, **how: Any) -> None:
+        super().__init__(*asked, **how)
+        self._clock = clock
+        self._takes_s = takes_s
+
+    async def _receive(self) -> dict[str, Any]:
+        self._clock.advance(self._takes_s)
+        return await super()._receive()
+
+
+async def test_whose_time_is_over_before_it_comes_to_an_engine_is_charged_nothing(build: Build) -> None:
+    clock = FakeClock()
+    house = await build(clock=clock)
+    late = Tardy(clock, 1, CHAT, asking(), headers=[*JSON, (b"x-request-timeout-ms", b"500")])
+    await late.run(house.gateway.app)
+    assert (late.status, late.error["code"]) == (504, "deadline_exceeded")
+    assert house.engine.calls == []
+    assert house.recorder.last.usage is None
