@@ -90,6 +90,11 @@ class Ticket:
     def left_s(self) -> float:
         return self.expires_at - self._admission.clock()
 
+    @property
+    def turn_in_s(self) -> float:
+        """When a newcomer like this would have its turn, as far as can be known."""
+        return self._admission.wait_for(self)
+
     async def __aenter__(self) -> Self:
         admission = self._admission
         admission.enter(self)
@@ -152,7 +157,7 @@ class Ticket:
         self.due = math.inf
         if self._turn is not None and not self._turn.done():
             self._admission.forget(self)
-            self.refuse(WouldMissDeadline(retry_after=self._admission.wait_for(self)))
+            self.refuse(WouldMissDeadline(retry_after=self.turn_in_s))
         else:
             self.cut(DeadlinePassed())
 
@@ -351,7 +356,7 @@ class Admission:
     def expire(self, now: float) -> None:
         self.due = math.inf
         for ticket in list(self._inside):
-            ticket.cut(Draining())
+            ticket.cut(Draining(retry_after=DRAINED_S))
 
     async def empty(self) -> None:
         """All have left."""

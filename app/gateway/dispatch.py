@@ -50,7 +50,7 @@ class Dispatch:
                 pause = None if out.committed else self._pause_after(attempt, error, call, failed, ticket.left_s)
                 self._tell(ticket.lease, call, error, retried=pause is not None)
                 if pause is None:
-                    _advise(error, len(failed))
+                    _advise(error, len(failed), ticket)
                     raise
             else:
                 ticket.lease.succeeded()
@@ -158,10 +158,13 @@ class Dispatch:
         self._telemetry.note(EngineErrorSeen(call.id, lease.replica.name, type(error).__name__, error.detail, retried))
 
 
-def _advise(error: EngineError, replicas: int) -> None:
-    """What was tried on several replicas is not to be tried again by the client's library on top."""
-    if replicas > 1 and not isinstance(error, EngineBusy):
-        error.should_retry = False
+def _advise(error: EngineError, replicas: int, ticket: Ticket) -> None:
+    """What was tried on several replicas is not to be tried again by the client's library on top. Backpressure is, once
+    there may be room."""
+    if not isinstance(error, EngineBusy):
+        error.should_retry = False if replicas > 1 else error.should_retry
+    elif error.retry_after is None:
+        error.retry_after = ticket.turn_in_s
 
 
 def _guess(call: Call, expected: Expected, events: int, *, answered: bool) -> Usage:

@@ -105,7 +105,8 @@ class Run:
         self.due = min(self._expires_at, self._alone_since + self._grace_s)
 
     def _lost(self) -> None:
-        self.stop(StoreDown("While the store could not be reached, another gateway took this key over."))
+        text = "While the store could not be reached, another gateway took this key over."
+        self.stop(StoreDown(text, retry_after=1.0))
 
 
 class Tape:

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.cluster.replica import State
 from app.engines.scripted import Scripted
-from app.errors import EngineFailed, EngineUnreachable
+from app.errors import EngineBusy, EngineFailed, EngineUnreachable
 from app.reliability.circuit import CircuitState
 from tests.gateway.conftest import CHAT, Build, House, asking
 from tests.gateway.test_admission import ONE_AT_A_TIME, Crowd, stalling
@@ -188,3 +188,20 @@ async def test_whose_time_is_over_before_it_comes_to_an_engine_is_charged_nothin
     assert (late.status, late.error["code"]) == (504, "deadline_exceeded")
     assert house.engine.calls == []
     assert house.recorder.last.usage is None
+
+
+# --- what a refusal says ------------------------------------------------------------------------------------------
+
+
+async def test_every_503_says_when_to_come_again(build: Build) -> None:
+    clock = FakeClock()
+    house = await build(clock=clock, only=Scripted(refuse_with=EngineBusy(), refusals=1, stall_at=0))
+    async with asyncio.TaskGroup() as tasks:
+        busy = await house.post(asking())
+        ended = await Crowd(house, tasks).running()
+        house.gateway.admission.drain(30)
+        clock.advance(30)
+        house.gateway.watch.sweep()
+        await house.gateway.admission.empty()
+    assert [(each.status, each.error["code"]) for each in (busy, ended)] == [(503, "engine_busy"), (503, "draining")]
+    assert [each.headers.get("retry-after") for each in (busy, ended)] == ["1", "1"]
