@@ -4,21 +4,20 @@ For what a real engine will not produce when asked: tests of faults and timing, 
 """
 
 import asyncio
-import itertools
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from app.engines import dialects
 from app.errors import EngineBroken, EngineError
-from app.generation import Call
+from app.generation import Call, Usage
 from app.reliability.limit import Load
-from app.wire.sse import DONE, event
 
 
 @dataclass
 class Scripted:
-    """Answers each call with `words`, one event a word."""
+    """Answers each call with `words`, one event a word, in the dialect of its endpoint."""
 
     words: tuple[str, ...] = ("Hello", ",", " world", ".")
     serves: dict[str, int | None] = field(default_factory=lambda: {"demo": 2_048})
@@ -67,31 +66,11 @@ class Scripted:
             self.aborted += not finished
 
     def _blocks(self, call: Call) -> Iterator[bytes]:
-        return self._events(call) if call.stream else iter([self._whole(call)])
-
-    def _whole(self, call: Call) -> bytes:
-        message = {"role": "assistant", "content": "".join(self.words)}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-        answer = {"id": call.id, "object": "chat.completion", "created": 0, "model": call.model, "choices": [choice]}
-        return event(answer | ({"usage": self._usage()} if self.tells_usage else {}))[6:-2]
-
-    def _events(self, call: Call) -> Iterator[bytes]:
-        head = {"id": call.id, "object": "chat.completion.chunk", "created": 0, "model": call.model}
-
-        def chunk(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
-            return event(head | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]})
-
-        usage = [event(head | {"choices": [], "usage": self._usage()})] if self.tells_usage else []
-        return itertools.chain(
-            [chunk({"role": "assistant", "content": ""})],
-            (chunk({"content": word}) for word in self.words),
-            [chunk({}, "stop")],
-            usage,
-            [DONE] if self.ends_properly else [],
-        )
-
-    def _usage(self) -> dict[str, int]:
-        return {"prompt_tokens": 7, "completion_tokens": len(self.words), "total_tokens": 7 + len(self.words)}
+        usage = Usage(7, len(self.words)) if self.tells_usage else None
+        if not call.stream:
+            return iter([dialects.whole(call, self.words, usage)])
+        events = list(dialects.events(call, self.words, usage))
+        return iter(events if self.ends_properly else events[:-1])
 
     async def models(self) -> dict[str, int | None]:
         return self.serves
