@@ -127,6 +127,11 @@ class Ticket:
         if self._lease is not None:
             self._lease.release()
 
+    def finish(self) -> None:
+        """The engine has said all of its answer: no time limit and no drain takes that from the client any more."""
+        self._task = None
+        self.due = math.inf
+
     async def move(self, avoiding: Collection[str]) -> None:
         """To another replica, ahead of those that have not been served at all."""
         self.release()

@@ -59,6 +59,8 @@ class Answer:
         """The one write was the end."""
 
     async def fail(self, error: GatewayError) -> None:
+        if self.committed:
+            return  # an answer is all or nothing: where it is not whole, the server cuts the connection
         close = self._client.answer_is_last() or isinstance(error, Draining)
         await send_error(self._asgi_send, error, self._record, close=close, also=self._also)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Cont
 from app.clock import Clock
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Lease
-from app.errors import EngineBusy, EngineError, EngineUnreachable, NoReplica
+from app.errors import EngineBusy, EngineError, EngineUnreachable, GatewayError, NoReplica
 from app.gateway.admission import Ticket
 from app.gateway.answers import Sink
 from app.gateway.hedge import Race
@@ -91,16 +91,19 @@ class Dispatch:
         try:
             await ticket.move(failed)
         except NoReplica:
-            raise list(failed.values())[-1] from None
+            last = list(failed.values())[-1]
+            _advise(last, len(failed), ticket)
+            raise last from None
 
     async def _relay(
         self, ticket: Ticket, call: Call, out: Sink, record: Record, failed: dict[str, EngineError]
     ) -> None:
         if not call.stream:
             async with ticket.lease.replica.engine.open(call) as blocks:
-                async for body in blocks:
-                    record.usage = usage_of(body)
-                    await out.write(body)
+                body = b"".join([block async for block in blocks])
+                record.usage = usage_of(body)
+                ticket.finish()
+            await out.write(body)
             return
         began = self._clock()
         hedge_s = self._hedge.after(call.model)
@@ -108,7 +111,7 @@ class Dispatch:
             async with ticket.lease.replica.engine.open(call) as blocks:
                 first = await anext(blocks, b"")
                 self._hedge.saw(call.model, self._clock() - began)
-                await self._stream(ticket.lease, first, blocks, call, out, record)
+                await self._stream(ticket, first, blocks, call, out, record)
         else:
 
             def lost(lease: Lease, error: EngineError) -> None:
@@ -120,21 +123,31 @@ class Dispatch:
                 ticket.hold(won.lease)
                 self._hedge.saw(call.model, self._clock() - began)
                 record.replica = won.lease.replica.name
-                await self._stream(won.lease, won.first, won.blocks, call, out, record)
+                await self._stream(ticket, won.first, won.blocks, call, out, record)
         await out.end()
 
     async def _stream(
-        self, lease: Lease, first: bytes, blocks: AsyncIterator[bytes], call: Call, out: Sink, record: Record
+        self, ticket: Ticket, first: bytes, blocks: AsyncIterator[bytes], call: Call, out: Sink, record: Record
     ) -> None:
-        lease.answers()
+        ticket.lease.answers()
         reader = stream_reader(call)
+
+        def read(block: bytes) -> bytes:
+            shown = reader.read(block)
+            if reader.ended:
+                ticket.finish()
+            return shown
+
         try:
-            if shown := reader.read(first):
+            if shown := read(first):
                 await out.write(shown)
             async for block in blocks:
-                if shown := reader.read(block):
+                if shown := read(block):
                     await out.write(shown)
             reader.close()
+        except GatewayError:
+            if not reader.ended:  # what goes wrong after the proper end takes nothing from anybody
+                raise
         finally:
             record.usage = reader.usage
             record.events = reader.events
