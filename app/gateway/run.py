@@ -83,6 +83,7 @@ class Run:
 
     def worked(self) -> None:
         """What remains is to keep the answer, and that is limited in itself."""
+        self.recording.complete = True
         self._expires_at = self._grace_s = math.inf
         self._aim()
 
