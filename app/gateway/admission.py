@@ -116,6 +116,10 @@ class Ticket:
         if ours := self._ours(error):
             raise ours from None
 
+    @property
+    def part_done(self) -> float:
+        return self._admission.part_done(self)
+
     def hold(self, lease: Lease) -> None:
         """Go on with this one; what was held before is given back."""
         if lease is not self._lease:
@@ -210,7 +214,10 @@ class Line:
 
 
 class Admission:
-    def __init__(self, fleet: Fleet, watch: Watch, make_queue: Callable[[], Queue[Ticket]]) -> None:
+    def __init__(
+        self, fleet: Fleet, watch: Watch, make_queue: Callable[[], Queue[Ticket]], *, refuses_early: bool = True
+    ) -> None:
+        """`refuses_early`: whoever would come too late is not let into the line at all."""
         self.entered = 0
         self.draining = False
         self.clock = watch.clock
@@ -219,6 +226,7 @@ class Admission:
         self._fleet = fleet
         self._watch = watch
         self._make_queue = make_queue
+        self._refuses_early = refuses_early
         self._inside: set[Ticket] = set()
         self._lines: dict[str, Line] = {}
         self._empty = asyncio.Event()
@@ -237,6 +245,10 @@ class Admission:
     @property
     def waiting(self) -> int:
         return sum(map(len, self._lines.values()))
+
+    @property
+    def tokens_waiting(self) -> int:
+        return sum(line.queue.tokens for line in self._lines.values())
 
     def line(self, model: str) -> Line:
         line = self._lines.get(model)
@@ -264,7 +276,7 @@ class Admission:
             used = 0.0 if usage is None else cost_of(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
             line.queue.settle(ticket.tenant, ticket.cost, used)
             if usage is not None:
-                line.rate.finished(self.clock() - ticket.since)
+                line.rate.finished(self.clock() - ticket.since, ticket.cost)
         if not self._inside:
             self._empty.set()
 
@@ -290,11 +302,19 @@ class Admission:
     def queue(self, ticket: Ticket) -> None:
         """A place in the line; refused at once where waiting cannot end well."""
         line = self.line(ticket.call.model)
-        if not line.queue.has_room_for(ticket):
-            raise QueueFull(retry_after=line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model)))
-        late_by = self.clock() + self.wait_for(ticket) - ticket.expires_at
-        if late_by >= 0:
-            raise WouldMissDeadline(retry_after=late_by)
+        if self._refuses_early:
+            late_by = (
+                self.clock() + self.wait_for(ticket) + line.rate.times_of(ticket.cost).mostly_s - ticket.expires_at
+            )
+            if late_by >= 0:
+                raise WouldMissDeadline(retry_after=late_by)
+        while not line.queue.has_room_for(ticket):
+            full = QueueFull(retry_after=line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model)))
+            yields = line.queue.yielding_to(ticket)
+            if yields is None:
+                raise full
+            line.queue.remove(yields)
+            yields.refuse(full)
         line.queue.push(ticket)
 
     def requeue(self, ticket: Ticket) -> None:
@@ -311,6 +331,11 @@ class Admission:
         line = self.line(ticket.call.model)
         ahead = len(line.returning) + line.queue.ahead_of(ticket)
         return line.rate.wait_for(ahead, self._fleet.slots(ticket.call.model))
+
+    def part_done(self, ticket: Ticket) -> float:
+        """How much of its work an engine has probably done, by the time that such calls take."""
+        usual_s = self.line(ticket.call.model).rate.times_of(ticket.cost).mean_s
+        return min(1.0, (self.clock() - ticket.since) / usual_s) if usual_s > 0 else 1.0
 
     # --- room for others ----------------------------------------------------------------------------------------
 
@@ -336,7 +361,14 @@ class Admission:
                 line.returning.remove(ticket)
         while (head := line.queue.pop(lambda waiting: not self._fleet.is_full_for(waiting.call))) is not None:
             head.charged = True
-            self._grant(head)
+            if self._comes_too_late(head, line):
+                head.refuse(WouldMissDeadline(retry_after=line.rate.mean_s))
+            else:
+                self._grant(head)
+
+    def _comes_too_late(self, ticket: Ticket, line: Line) -> bool:
+        """More likely than not it would be cut in the middle: the work would be for nothing."""
+        return self._refuses_early and line.rate.times_of(ticket.cost).mean_s > ticket.left_s
 
     def _grant(self, ticket: Ticket) -> bool:
         try:

@@ -11,7 +11,7 @@ from app.errors import EngineBusy, EngineError, EngineUnreachable, GatewayError,
 from app.gateway.admission import Ticket
 from app.gateway.answers import Sink
 from app.gateway.hedge import Race
-from app.generation import Call, Expected, Usage
+from app.generation import Call, Usage
 from app.reliability.hedge import HedgeDelay
 from app.reliability.retry import Retry, RetryBudget
 from app.telemetry.base import EngineErrorSeen, Telemetry
@@ -75,7 +75,7 @@ class Dispatch:
                 record.usage, record.events = None, 0
             elif record.usage is None:
                 record.guessed = True
-                record.usage = _guess(call, ticket.expected, record.events, answered=out.committed)
+                record.usage = _guess(call, ticket, record.events, answered=out.committed)
 
     def _pause_after(
         self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
@@ -180,8 +180,11 @@ def _advise(error: EngineError, replicas: int, ticket: Ticket) -> None:
         error.retry_after = ticket.turn_in_s
 
 
-def _guess(call: Call, expected: Expected, events: int, *, answered: bool) -> Usage:
-    """For an engine that does not tell, or did not come to it. An event is about a token."""
+def _guess(call: Call, ticket: Ticket, events: int, *, answered: bool) -> Usage:
+    """For an engine that does not tell, or did not come to it. An event is about a token; of a whole answer that was
+    left, as much is made as there was time for."""
+    expected = ticket.expected
     if call.stream:
         return Usage(expected.prompt_tokens, events)
-    return Usage(expected.prompt_tokens, expected.output_tokens if answered else 0)
+    part = 1.0 if answered else ticket.part_done
+    return Usage(expected.prompt_tokens, round(part * expected.output_tokens))

@@ -24,6 +24,7 @@ from app.errors import (
 )
 from app.gateway.answers import Answer, EventStream, Send, send_error
 from app.gateway.auth import TENANT, Door, check_allowed
+from app.gateway.endpoints import PROBED
 from app.gateway.intake import Headers, Intake, check_media_type
 from app.gateway.lifeline import Connection, Lifeline, Receive
 from app.gateway.pipeline import Pipeline
@@ -156,7 +157,7 @@ class Edge:
         async def told(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                record.outcome = _outcome_of(record.status)
+                record.outcome = Outcome.OK if scope["path"] in PROBED else _outcome_of(record.status)
                 message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
             await send(message)
 
