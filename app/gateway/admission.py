@@ -308,13 +308,14 @@ class Admission:
             )
             if late_by >= 0:
                 raise WouldMissDeadline(retry_after=late_by)
-        while not line.queue.has_room_for(ticket):
-            full = QueueFull(retry_after=line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model)))
-            yields = line.queue.yielding_to(ticket)
-            if yields is None:
-                raise full
-            line.queue.remove(yields)
-            yields.refuse(full)
+        if not line.queue.has_room_for(ticket):
+            wait_s = line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model))
+            yielding = line.queue.yielding_to(ticket)
+            if not yielding:
+                raise QueueFull(retry_after=wait_s)
+            for each in yielding:
+                line.queue.remove(each)
+                each.refuse(QueueFull(retry_after=wait_s))
         line.queue.push(ticket)
 
     def requeue(self, ticket: Ticket) -> None:
