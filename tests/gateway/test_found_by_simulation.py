@@ -1,8 +1,6 @@
-"""Defects that a simulation found and that are not mended yet, each in the fewest steps that show it."""
+"""Defects that the simulation found, each in the fewest steps that showed it."""
 
 import asyncio
-
-import pytest
 
 from app.engines.scripted import Scripted
 from tests.gateway.conftest import Build, asking
@@ -12,7 +10,6 @@ from tests.support.until import until
 CHAT = "/v1/chat/completions"
 
 
-@pytest.mark.xfail(strict=True, reason="seed 286: a drain that ends work before its answer does not say when to return")
 async def test_what_a_drain_ends_before_its_answer_is_told_when_to_come_again(build: Build) -> None:
     house = await build(only=Scripted(stall_at=0))
     exchange = Exchange(CHAT, asking())
@@ -26,9 +23,6 @@ async def test_what_a_drain_ends_before_its_answer_is_told_when_to_come_again(bu
     assert int(exchange.headers["retry-after"]) >= 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="seed 1317: an engine's failure after [DONE] frees the key of an answer that was read"
-)
 async def test_an_answer_that_was_read_to_its_end_is_kept_whatever_its_engine_does_then(build: Build) -> None:
     events = 8
     house = await build(only=Scripted(break_at=events))

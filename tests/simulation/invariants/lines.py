@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from tests.simulation.history import History
 from tests.simulation.invariants.base import AT_ONCE_S, code_of, invariant, with_records
 
-UNTIMED = ("engine_busy", "draining", "request_larger_than_limit")
-"""Refusals that may leave open how long they hold: an engine's own, one that came in the middle of the work, and one
-that holds for ever."""
+UNTIMED = ("request_larger_than_limit",)
+"""Refusals that may leave open how long they hold: one that holds for ever."""
 
 
 @invariant
