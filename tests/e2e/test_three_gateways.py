@@ -1,19 +1,20 @@
 """Three gateways on one Redis and one real engine: to their clients they are one."""
 
 import re
+import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from app.reliability.stores.redis_quota import LEASE_S
+from app.reliability.stores.redis_quota import LEASE_S, RENEWED_S
 from tests.e2e.conftest import running
 from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
 from tests.support.redis_server import RedisServer, redis_server
@@ -37,8 +38,11 @@ TENANTS = {
     "twins": {},
     "owners": {},
     "counted": {},
+    "lasting": {"requests_per_minute": 1_000_000, "tokens_per_minute": 10_000_000},
 }
 KEY_LEASE_S = 2.0
+REDIS_TIMEOUT_S = 0.05
+"""Unless it is set."""
 
 
 class House:
@@ -70,14 +74,31 @@ class House:
             ]
         return [each.result() for each in asked]
 
+    def is_without_redis(self) -> bool:
+        """And each knows it, says it, and refuses what it could not remember."""
+        return all(says_of_redis(gateway, up=False) and refuses_keys(gateway) for gateway in self.gateways)
+
+    def has_redis(self) -> bool:
+        return all(says_of_redis(gateway, up=True) and not refuses_keys(gateway) for gateway in self.gateways)
+
 
 def ask(gateway: GatewayProcess, tenant: str, body: object = SHORT, **headers: str) -> httpx.Response:
     return gateway.http.post(COMPLETIONS, json=body, headers=signed(tenant, **headers))
 
 
-def usage(gateway: GatewayProcess, **only: str) -> dict[str, Any]:
-    page: dict[str, Any] = gateway.http.get("/admin/usage", params=only, headers=signed(ADMIN)).raise_for_status().json()
-    return page
+def says_of_redis(gateway: GatewayProcess, *, up: bool) -> bool:
+    """Within seconds."""
+    return comes_true(lambda: gateway.samples()["gllm_shared_store_up"] == up, 10) > 0
+
+
+def refuses_keys(gateway: GatewayProcess) -> bool:
+    answer = ask(gateway, "twins", **{"Idempotency-Key": f"asked-of-{gateway.name}"})
+    if answer.status_code == 200:
+        return False
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "idempotency_unavailable")
+    assert answer.headers["x-gllm-reason"] == "idempotency_unavailable"
+    assert int(answer.headers["retry-after"]) >= 1
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +115,16 @@ def three(engine: Engine, logs: Path, tenants: Path, tmp_path_factory: pytest.Te
         redis = stack.enter_context(redis_server(tmp_path_factory.mktemp("redis-of-three")))
         house = House(engine, logs, tenants, redis, REDIS_TIMEOUT="1")
         starting = [house.gateway(f"gateway-{letter}") for letter in "abc"]
+        house.gateways = [stack.enter_context(running(gateway)) for gateway in starting]
+        yield house
+
+
+@pytest.fixture
+def pair(engine: Engine, logs: Path, tenants: Path, tmp_path: Path) -> Iterator[House]:
+    """Two that wait for Redis as long as they do if nothing else is set, with one that may be taken away."""
+    with ExitStack() as stack:
+        house = House(engine, logs, tenants, stack.enter_context(redis_server(tmp_path)))
+        starting = [house.gateway(name) for name in ("left", "right")]
         house.gateways = [stack.enter_context(running(gateway)) for gateway in starting]
         yield house
 
@@ -183,6 +214,22 @@ def test_a_stream_goes_on_at_another_gateway_while_it_runs(three: House, engine:
     assert engine.taken() == taken + 1
 
 
+# --- usage ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_usage_is_the_same_at_each_gateway_and_what_the_engine_counted(three: House, engine: Engine) -> None:
+    assert comes_true(lambda: engine.at_work() == 0, 5)
+    before = counted_by(engine)
+    answers = three.asked_at_once("counted", 30, SHORT | {"max_tokens": 20})
+    told = sum(answer.raise_for_status().json()["usage"]["total_tokens"] for answer in answers)
+    assert counted_by(engine) == before + told
+    assert comes_true(lambda: all(used(each, "counted") == ("cluster", 30, told) for each in three.gateways), 10)
+
+
+def counted_by(engine: Engine) -> int:
+    return int(engine.sum_of("vllm:prompt_tokens_total") + engine.sum_of("vllm:generation_tokens_total"))
+
+
 # --- a gateway is killed ----------------------------------------------------------------------------------------------
 
 
@@ -214,6 +261,81 @@ def test_what_a_killed_gateway_held_comes_back(three: House, engine: Engine) -> 
     assert comes_true(lambda: ask(there, "held").status_code == 200, LEASE_S)
     assert killed_at + LEASE_S / 2 < time.monotonic() < killed_at + LEASE_S + 1
     assert comes_true(lambda: engine.at_work() == 0, 2)
+
+
+# --- Redis goes, and comes back ---------------------------------------------------------------------------------------
+
+
+class Caller(threading.Thread):
+    """Asks one gateway for one thing after the other, until it is told to end, and writes down what it got."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        super().__init__()
+        self.statuses: set[int] = set()
+        self.took_s: list[float] = []
+        self.tokens = 0
+        self._gateway = gateway
+        self._over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.wait(0.01):
+            began = time.monotonic()
+            answer = ask(self._gateway, "lasting")
+            self.took_s.append(time.monotonic() - began)
+            self.statuses.add(answer.status_code)
+            self.tokens += answer.json().get("usage", {}).get("total_tokens", 0)
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def test_redis_goes_and_comes_back_and_what_needs_no_key_is_answered_all_the_while(pair: House) -> None:
+    callers = [Caller(gateway) for gateway in pair.gateways]
+    try:
+        time.sleep(RENEWED_S + 0.5)  # now each knows that they are two
+        asked_before = [len(caller.took_s) for caller in callers]
+        pair.redis.pause()
+        assert pair.is_without_redis()
+        assert granted(pair, "minute", MINUTE) == [MINUTE / 2, MINUTE / 2]
+        pair.redis.resume()
+        assert pair.has_redis()
+        pair.redis.kill()
+        assert pair.is_without_redis()
+        pair.redis.start()
+        assert pair.has_redis()
+        assert sum(granted(pair, "minute", MINUTE)) == MINUTE, "this Redis knows of nothing yet"
+    finally:
+        for caller in callers:
+            caller.end()
+    for caller, before in zip(callers, asked_before, strict=True):
+        assert caller.statuses == {200}
+        assert_few_waited(caller.took_s[:before], caller.took_s[before:])
+    told = sum(len(caller.took_s) for caller in callers), sum(caller.tokens for caller in callers)
+    assert comes_true(lambda: all(used(gateway, "lasting") == ("cluster", *told) for gateway in pair.gateways), 10)
+
+
+def granted(house: House, tenant: str, limit: int) -> list[int]:
+    """By each gateway, when more is asked for at once than there is."""
+    answers = house.asked_at_once(tenant, 3 * limit, SHORT)
+    assert all(int(refused.headers["retry-after"]) >= 1 for refused in refusals(answers))
+    by_port = Counter(answer.url.port for answer in answers if answer.status_code == 200)
+    return [by_port[gateway.port] for gateway in house.gateways]
+
+
+def assert_few_waited(before: list[float], after: list[float]) -> None:
+    """Those at the moment when Redis went. If each had, it would be all of them."""
+    usual = statistics.median(before)
+    assert statistics.median(after) < usual + REDIS_TIMEOUT_S / 2
+    assert sum(took > usual + REDIS_TIMEOUT_S for took in after) <= len(after) / 10
+
+
+def used(gateway: GatewayProcess, tenant: str) -> tuple[str, int, int]:
+    """As this gateway tells it: of whom, requests and tokens."""
+    page = gateway.http.get("/admin/usage", params={"tenant": tenant}, headers=signed(ADMIN)).raise_for_status().json()
+    totals = page["totals"]
+    return page["scope"], totals["requests"], totals["prompt_tokens"] + totals["completion_tokens"]
 
 
 def raw_request(tenant: str, body: dict[str, Any], **headers: str) -> bytes:

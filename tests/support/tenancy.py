@@ -25,4 +25,6 @@ def _key(tenant: str) -> str:
 
 def _table(name: str, fields: Mapping[str, int]) -> str:
     lines = [f"{field} = {json.dumps(value)}" for field, value in fields.items()]
-    return "\n".join(["[[tenant]]", f'name = "{name}"', *lines, "[[tenant.key]]", f'sha256 = "{hash_of(_key(name))}"\n'])
+    return "\n".join(
+        ["[[tenant]]", f'name = "{name}"', *lines, "[[tenant.key]]", f'sha256 = "{hash_of(_key(name))}"\n']
+    )
