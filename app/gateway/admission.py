@@ -26,6 +26,8 @@ OUTPUT_WEIGHT = 2.0
 DRAINED_S = 1.0
 """After so long a client may ask again: by then another gateway answers, or this one anew."""
 
+DISPLACED = "Its place in the line was given to a call of higher priority, or of a tenant that had fewer."
+
 
 def cost_of(prompt_tokens: int, output_tokens: int) -> float:
     return prompt_tokens + OUTPUT_WEIGHT * output_tokens
@@ -315,7 +317,7 @@ class Admission:
                 raise QueueFull(retry_after=wait_s)
             for each in yielding:
                 line.queue.remove(each)
-                each.refuse(QueueFull(retry_after=wait_s))
+                each.refuse(QueueFull(DISPLACED, code="displaced", retry_after=wait_s))
         line.queue.push(ticket)
 
     def requeue(self, ticket: Ticket) -> None:

@@ -98,7 +98,7 @@ async def test_a_tenant_that_fills_the_line_gives_up_places_to_others(build: Bui
         more = crowd.send(headers={b"host": b"light"})
         await until(lambda: more.ended)
         house.engine.go_on.set()
-    assert (last.status, last.error["code"]) == (503, "queue_full")
+    assert (last.status, last.error["code"], last.headers["x-gllm-reason"]) == (503, "displaced", "displaced")
     assert (more.status, more.error["code"]) == (503, "queue_full"), "both hold a place now"
     assert (first.status, light.status) == (200, 200)
 

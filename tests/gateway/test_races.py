@@ -1,9 +1,8 @@
 """What meets in one moment: room that comes while somebody waits, hang-ups during a hand-over, ends that coincide."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import chain
 from typing import Any
 
 import pytest
@@ -164,15 +163,8 @@ async def test_an_answer_that_is_complete_is_not_taken_from_the_client_any_more(
     assert house.recorder.last.usage == Usage(7, 4)
 
 
-class Trailing(Scripted):
-    """Goes on after the end of its streams."""
-
-    def _blocks(self, call: Call) -> Iterator[bytes]:
-        return chain(super()._blocks(call), [b": more\n\n"])
-
-
 async def test_what_breaks_after_the_end_of_a_stream_takes_nothing_from_it(build: Build) -> None:
-    house = await build(only=Trailing(break_at=8))
+    house = await build(only=Scripted(break_at=8))
     done = await house.post(asking(stream=True))
     assert done.events()[-1] == "[DONE]"
     assert house.recorder.last.outcome is Outcome.OK
