@@ -26,6 +26,9 @@ OUTPUT_WEIGHT = 2.0
 DRAINED_S = 1.0
 """After so long a client may ask again: by then another gateway answers, or this one anew."""
 
+CAUTION = 1.1
+"""Waits are predicted so much longer: to be refused late is worse than to be refused."""
+
 DISPLACED = "Its place in the line was given to a call of higher priority, or of a tenant that had fewer."
 
 
@@ -305,10 +308,8 @@ class Admission:
         """A place in the line; refused at once where waiting cannot end well."""
         line = self.line(ticket.call.model)
         if self._refuses_early:
-            late_by = (
-                self.clock() + self.wait_for(ticket) + line.rate.times_of(ticket.cost).mostly_s - ticket.expires_at
-            )
-            if late_by >= 0:
+            needs_s = CAUTION * self.wait_for(ticket) + line.rate.times_of(ticket.cost).mostly_s
+            if (late_by := needs_s - ticket.left_s) >= 0:
                 raise WouldMissDeadline(retry_after=late_by)
         if not line.queue.has_room_for(ticket):
             wait_s = line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model))
@@ -370,8 +371,8 @@ class Admission:
                 self._grant(head)
 
     def _comes_too_late(self, ticket: Ticket, line: Line) -> bool:
-        """More likely than not it would be cut in the middle: the work would be for nothing."""
-        return self._refuses_early and line.rate.times_of(ticket.cost).mean_s > ticket.left_s
+        """It would almost certainly be cut in the middle: the work would be for nothing."""
+        return self._refuses_early and line.rate.times_of(ticket.cost).hardly_s > ticket.left_s
 
     def _grant(self, ticket: Ticket) -> bool:
         try:
