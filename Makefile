@@ -54,6 +54,10 @@ lint: $(DEV_READY) ## Check style, formatting, and that imports only go down the
 types: $(DEV_READY) ## Check the types
 	@$(BIN)/mypy
 
+.PHONY: simulate
+simulate: $(DEV_READY) ## Look for a seed that fails, thousands at a time (ARGS="--seeds 0:20000")
+	@$(BIN)/python -m tests.simulation $(if $(ARGS),$(ARGS),--seeds 0:3000)
+
 .PHONY: bench
 bench: $(DEV_READY) ## Measure (ARGS="--help")
 	@$(BIN)/python -m bench $(ARGS)
