@@ -49,6 +49,8 @@ class Call(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     choices: int = 1
     traceparent: str | None = None
+    """What the engine is told of the trace that its work belongs to."""
+    tracestate: str = ""
     tenant: Tenant = ANONYMOUS
     priority: Priority = Priority.NORMAL
     key: str | None = None

@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Container
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
+
+import msgspec
 
 from app.clock import Clock
 from app.cluster.fleet import Fleet
@@ -15,7 +17,7 @@ from app.generation import Call, Expected, Usage
 from app.reliability.hedge import HedgeDelay
 from app.reliability.retry import Retry, RetryBudget
 from app.telemetry.base import EngineErrorSeen, Telemetry
-from app.telemetry.record import Record
+from app.telemetry.record import Attempt, Record
 from app.wire.answers import stream_reader, usage_of
 
 
@@ -62,18 +64,29 @@ class Dispatch:
     async def _counted(self, ticket: Ticket, call: Call, out: Sink, record: Record) -> None:
         """Whatever ends the work of an engine, what it used is known afterwards. A failure that the client has seen
         nothing of is not on their account."""
-        charged = True
+        charged, failure = True, ""
+        traced = self._begin(ticket.lease, call, record)
         try:
-            await self._relay(ticket, call, out, record)
-        except EngineError:
-            charged = out.committed
+            await self._relay(ticket, traced, out, record)
+        except EngineError as error:
+            charged, failure = out.committed, type(error).__name__
             raise
         finally:
+            _end(record.tries, self._clock(), failure)
             if not charged:
                 record.usage, record.events = None, 0
             elif record.usage is None:
                 record.guessed = True
                 record.usage = _guess(call, ticket.expected, record)
+
+    def _begin(self, lease: Lease, call: Call, record: Record) -> Call:
+        """An attempt is written down. Where traces are kept, the engine's part in it hangs below this attempt."""
+        attempt = Attempt(lease.replica.name, self._clock())
+        record.tries += (attempt,)
+        if record.trace is None or not record.trace.sampled:
+            return call
+        attempt.trace = record.trace.child()
+        return msgspec.structs.replace(call, traceparent=attempt.trace.traceparent)
 
     def _pause_after(
         self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
@@ -106,9 +119,10 @@ class Dispatch:
                 self._hedge.saw(call.model, self._clock() - began)
                 await self._stream(ticket.lease, first, blocks, call, out, record)
         else:
-            async with Race(ticket.lease, call, hedge_s, lambda: self._second(ticket)) as race:
-                won = race.winner
-                self._hedge.saw(call.model, self._clock() - began)
+            async with Race(ticket.lease, call, hedge_s, lambda: self._second(ticket, call, record)) as race:
+                won, now = race.winner, self._clock()
+                self._hedge.saw(call.model, now - began)
+                _end_outrun(record.tries, won.lease.replica.name, now)
                 ticket.hold(won.lease)
                 record.replica = won.lease.replica.name
                 await self._stream(won.lease, won.first, won.blocks, call, out, record)
@@ -130,16 +144,18 @@ class Dispatch:
             record.usage = reader.usage
             record.events = reader.events
 
-    def _second(self, ticket: Ticket) -> Lease | None:
+    def _second(self, ticket: Ticket, call: Call, record: Record) -> tuple[Lease, Call] | None:
         """Another replica, if one has room while this one dawdles, and if that may be tried once more."""
         try:
             lease = self._fleet.lease(ticket.call, avoiding=(ticket.lease.replica.name,))
         except NoReplica:
             return None
-        if lease is not None and not self._hedge.take():
+        if lease is None:
+            return None
+        if not self._hedge.take():
             lease.release()
             return None
-        return lease
+        return lease, self._begin(lease, call, record)
 
     def _tell(self, lease: Lease, call: Call, error: EngineError, *, retried: bool) -> None:
         if error.blames_engine:
@@ -147,6 +163,18 @@ class Dispatch:
         if isinstance(error, EngineUnreachable):
             self._fleet.failed(lease.replica, type(error).__name__)
         self._telemetry.note(EngineErrorSeen(call.id, lease.replica.name, type(error).__name__, error.detail, retried))
+
+
+def _end(tries: Sequence[Attempt], now: float, failure: str) -> None:
+    for attempt in tries:
+        if not attempt.ended:
+            attempt.ended, attempt.error = now, failure
+
+
+def _end_outrun(tries: Sequence[Attempt], winner: str, now: float) -> None:
+    for attempt in tries:
+        if not attempt.ended and attempt.replica != winner:
+            attempt.ended, attempt.outrun = now, True
 
 
 def _advise(error: EngineError, attempts: int) -> None:

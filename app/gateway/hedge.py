@@ -41,7 +41,10 @@ class Try:
 class Race:
     """As a block: inside it `winner` has begun. Leaving ends whatever is still open, and gives the second slot back."""
 
-    def __init__(self, first: Lease, call: Call, after_s: float, second: Callable[[], Lease | None]) -> None:
+    def __init__(
+        self, first: Lease, call: Call, after_s: float, second: Callable[[], tuple[Lease, Call] | None]
+    ) -> None:
+        """`second`: another replica, and the call as it is to be told there, if there may be a second try."""
         self.winner: Try
         self._first = first
         self._call = call
@@ -68,11 +71,11 @@ class Race:
         await self._leave()
 
     async def _won(self) -> Try:
-        self._start(self._first)
+        self._start(self._first, self._call)
         done, _ = await asyncio.wait(self._running, timeout=self._after_s)
         if not done and (second := self._take_second()) is not None:
-            self._second = second
-            self._start(second)
+            self._second, call = second
+            self._start(self._second, call)
         while True:
             done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -85,8 +88,8 @@ class Race:
                 if error.blames_engine:
                     lease.failed()
 
-    def _start(self, lease: Lease) -> None:
-        task = asyncio.get_running_loop().create_task(Try(lease, self._call).begin())
+    def _start(self, lease: Lease, call: Call) -> None:
+        task = asyncio.get_running_loop().create_task(Try(lease, call).begin())
         self._running[task] = lease
 
     async def _stop_losers(self) -> None:
