@@ -123,13 +123,13 @@ def test_servers_that_do_not_answer_yet_are_told_and_waited_for(gllm: Run) -> No
 
 
 def test_what_is_logged_as_json_is_json_throughout(gllm: Run) -> None:
-    running = gllm(*SERVE, "--log-format", "json", "--log-level", "debug", METRICS_PORT="7")
+    running = gllm(*SERVE, "--log-format", "json", "--log-level", "debug", APP_NAME="x")
     running.until("Ctrl+C stops it.")
     running.interrupt()
     assert running.wait() == 0
     lines = [json.loads(line) for line in running.text.splitlines() if line.startswith("{")]
     assert {"event": "log", "level": "warning", "logger": "gllm.settings"}.items() <= lines[0].items()
-    assert lines[0]["message"] == "METRICS_PORT: no effect yet in this version."
+    assert lines[0]["message"] == "APP_NAME has no effect: this product has its own name."
 
 
 def test_a_taken_port_is_told_before_a_model_is_loaded(gllm: Run) -> None:
