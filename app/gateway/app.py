@@ -5,7 +5,7 @@ import gc
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, date, datetime
 
 from fastapi import FastAPI
@@ -22,7 +22,10 @@ from app.gateway.behind import fastapi_app
 from app.gateway.dispatch import Dispatch
 from app.gateway.edge import Edge, EdgeLimits
 from app.gateway.endpoints import PROBED, Endpoints
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.intake import Defaults, Intake
+from app.gateway.internal import InternalListener, Probes
+from app.gateway.listener import Address, listener
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.replays import Replays
@@ -70,7 +73,8 @@ class Gateway:
         on_progress: OnProgress = lambda name, line: None,
     ) -> None:
         """`engines` stand in for those that the settings describe; `backends` are told beside the usual ones;
-        `on_progress` hears what engines say while they load. Raises `BadSetting` for a bad file of tenants."""
+        `on_progress` hears what engines say while they load. Raises `BadSetting` for a bad file of tenants, and
+        `CannotListen` for METRICS_PORT."""
         self.settings = settings
         self.clock = clock
         self.tenants = self._tenants()
@@ -88,6 +92,8 @@ class Gateway:
         self.supply.add(engines)
         self.answers = self._answers()
         self.replays = Replays(self.answers, settings.idempotency, self.watch)
+        self.heartbeat = Heartbeat(clock, self.metrics.loop_lag if self.metrics else lambda seconds: None)
+        self.internal = self._internal()
         endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), int(_unix_now()))
         admin = Admin(self.books)
         self.app = Edge(
@@ -107,7 +113,7 @@ class Gateway:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """What runs for as long as the server does. Engines go last: what still runs at the end runs on them."""
         try:
-            async with self.supply.started(), self._loops():
+            async with self.supply.started(), self._loops(), self._internally():
                 _leave_what_stays_to_the_end()
                 async with self.replays.running(self.settings.listen.drain_s):
                     yield
@@ -120,7 +126,7 @@ class Gateway:
 
     @asynccontextmanager
     async def _loops(self) -> AsyncIterator[None]:
-        loops = [self.watch.run, self.prober.run, self.books.run, self.answers.run]
+        loops = [self.heartbeat.run, self.watch.run, self.prober.run, self.books.run, self.answers.run]
         if self.tenants is not None:
             loops.append(self.tenants.run)
         if self.store is not None:
@@ -134,6 +140,9 @@ class Gateway:
             finally:
                 for task in running:
                     task.cancel()
+
+    def _internally(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self.internal is None else self.internal.serving()
 
     # --- the parts that settings decide -------------------------------------------------------------------------
 
@@ -162,6 +171,14 @@ class Gateway:
             unlogged = () if logs.level == "debug" else PROBED
             backends.append(RequestLog(self.log, as_json=as_json, unlogged=unlogged))
         return backends
+
+    def _internal(self) -> InternalListener | None:
+        """Its port is taken now, before a model is loaded."""
+        host, port = self.settings.telemetry.metrics_host, self.settings.telemetry.metrics_port
+        if port is None:
+            return None
+        taken = listener(Address(host, port, "METRICS_HOST", "set METRICS_PORT="))
+        return InternalListener(taken, Probes(self.fleet, self.admission, self.metrics, self.heartbeat))
 
     def _shared_store(self) -> SharedStore | None:
         storage = self.settings.storage
