@@ -18,6 +18,7 @@ from app.errors import ClientStalled, Outcome
 from app.generation import Route
 from app.telemetry.base import (
     CircuitChanged,
+    CollectorChanged,
     EngineChanged,
     EngineErrorSeen,
     Event,
@@ -147,6 +148,8 @@ class Metrics:
                 self._circuits.labels(replica).set(state != "closed")
             case EngineChanged():
                 pass  # it shows as its replica's state
+            case CollectorChanged():
+                pass  # it shows as spans that are dropped
             case StoreChanged(available=available):
                 self._store_up().set(available)
 
