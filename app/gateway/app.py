@@ -116,7 +116,7 @@ class Gateway:
             self.watch,
             self._edge_limits(),
             endpoints.paths | admin.paths,
-            self.tracer and self.tracer.begin,
+            None if self.tracer is None else self.tracer.begin,
         )
         edge = settings.edge
         self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)

@@ -166,5 +166,6 @@ class Metrics:
     def page(self, accept: str = "") -> tuple[str, bytes]:
         """Its content type, and the page."""
         if OPENMETRICS in accept:
-            return openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest(self._registry)
+            page: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return openmetrics.CONTENT_TYPE_LATEST, page
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)

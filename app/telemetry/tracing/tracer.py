@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, set_span_in_context
 
 from app.clock import Clock
@@ -41,8 +42,9 @@ class Tracer:
             trace_id, context, parent_id, state = new_trace_id(), _NO_PARENT, "", ""
         else:
             trace_id, context, parent_id, state = parent.trace_id, _as_context(parent), parent.span_id, parent.state
-        sampled = self._sampler.should_sample(context, int(trace_id, 16), name, SpanKind.SERVER).decision.is_sampled()
-        return Trace(trace_id, new_span_id(), SAMPLED if sampled else 0, parent_id, state)
+        said = self._sampler.should_sample(context, int(trace_id, 16), name, SpanKind.SERVER)
+        flags = SAMPLED if said.decision is Decision.RECORD_AND_SAMPLE else 0
+        return Trace(trace_id, new_span_id(), flags, parent_id, state)
 
     def close(self, limit_s: float) -> None:
         self._outbox.close(limit_s)
