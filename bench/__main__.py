@@ -10,6 +10,10 @@ import sys
 MEASUREMENTS = {
     "http_stack": "what each layer of the HTTP stack costs the gateway, per request and per event",
     "engine_batching": "what continuous batching gives the Transformers engine, in tokens a second",
+    "overload": "goodput over offered load, and how fast the excess is refused",
+    "fairness": "a light tenant beside one that offers twenty times its share",
+    "twins": "a hundred simultaneous requests with one idempotency key",
+    "hangups": "ten thousand requests of which a fifth hang up: what is left, and what is charged",
 }
 
 

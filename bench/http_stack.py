@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.machine import cpu_s
 from bench.ports import free_port, wait_for_port
 
 MESSAGE = {"role": "user", "content": "x" * 1_500}
@@ -49,11 +50,6 @@ class Variant:
     pid: int
     request_us: list[float] = field(default_factory=list)
     event_us: list[float] = field(default_factory=list)
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def head(body: bytes) -> bytes:

@@ -20,7 +20,7 @@ class Fleet:
         self._choose = choose
         self._telemetry = telemetry
         self.on_room: OnRoom = lambda replica: None
-        """A lease on this replica has ended."""
+        """A lease on this replica has ended, or it may run more than before."""
         self.on_change: OnChange = lambda: None
         """A replica has come, gone, or changed what it serves."""
         self.wanted: Callable[[Replica], bool] = lambda replica: False
@@ -58,7 +58,10 @@ class Fleet:
     def answered(self, replica: Replica, models: dict[str, int | None]) -> None:
         """A probe found it well."""
         replica.missed_probes = 0
-        if not self._has(replica) or (replica.state is State.READY and replica.models == models):
+        if not self._has(replica):
+            return
+        if replica.state is State.READY and replica.models == models:
+            self.on_room(replica)  # its circuit's pause may have ended, which nobody else tells
             return
         replica.models = models
         replica.state, replica.reason = State.READY, ""
@@ -72,7 +75,8 @@ class Fleet:
 
     def resize(self, replica: Replica, slots: int) -> None:
         """From now on it may run so many; what runs beyond that may end."""
-        grows, replica.slots = slots > replica.slots, slots
+        grows = slots > replica.slots
+        replica.resize(slots)
         if grows:
             self.on_room(replica)
 
@@ -115,6 +119,13 @@ class Fleet:
     def slots(self, model: str) -> int:
         """How many calls for this model can run at once, now."""
         return sum(replica.slots for replica in self._ready.get(model, ()) if replica.circuit.allows())
+
+    @property
+    def capacity(self) -> int:
+        """How many calls can run at once, now, whatever their model."""
+        return sum(
+            each.slots for each in self._replicas.values() if each.state is State.READY and each.circuit.allows()
+        )
 
     def has_other(self, model: str, than: Container[str]) -> bool:
         """Is there a replica that could answer, now or when it has room, besides these?"""

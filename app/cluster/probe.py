@@ -45,7 +45,7 @@ class Prober:
         try:
             models = await replica.engine.models()
             if replica.limit is not None and (load := await replica.engine.load()) is not None:
-                self._fleet.resize(replica, replica.limit.observe(load, replica.running, self._fleet.wanted(replica)))
+                self._fleet.resize(replica, replica.limit.observe(load, replica.taken, self._fleet.wanted(replica)))
         except EngineError as error:
             self._missed(replica, error)
         except Exception as error:  # one engine nobody foresaw must not end the probing of the others

@@ -23,6 +23,7 @@ class State(StrEnum):
 
 class Replica:
     __slots__ = (
+        "_began_with",
         "circuit",
         "engine",
         "limit",
@@ -57,10 +58,22 @@ class Replica:
         """How many may run at once."""
         self.reserved = reserved
         """How many of them only interactive calls may take."""
+        self._began_with = slots, reserved
         self.circuit = circuit or Circuit(5, 5.0, 60.0, time.monotonic, lambda state: None)
         self.limit = limit
         """What moves `slots`, if they are to move."""
         self.missed_probes = 0
+
+    @property
+    def taken(self) -> int:
+        """Slots that are not free for everybody."""
+        return max(self.running, min(self.slots, self.running + self.reserved))
+
+    def resize(self, slots: int) -> None:
+        """The reserve keeps its share: a limit that sinks below it would leave nothing to the others."""
+        whole, reserved = self._began_with
+        self.slots = slots
+        self.reserved = slots * reserved // whole
 
     def has_room_for(self, priority: Priority) -> bool:
         return self.running < (self.slots if priority is Priority.INTERACTIVE else self.slots - self.reserved)
@@ -75,13 +88,13 @@ class Lease:
     What became of the call is said before that (`succeeded`, `failed`); unsaid, it says nothing about the replica.
     """
 
-    __slots__ = ("_entry", "_on_release", "_settled", "held", "replica")
+    __slots__ = ("_entry", "_on_room", "_settled", "held", "replica")
 
-    def __init__(self, replica: Replica, on_release: Callable[[Replica], None]) -> None:
+    def __init__(self, replica: Replica, on_room: Callable[[Replica], None]) -> None:
         self.replica = replica
         self.held = True
         self._settled = False
-        self._on_release = on_release
+        self._on_room = on_room
         replica.running += 1
         self._entry = replica.circuit.entered()
 
@@ -93,7 +106,11 @@ class Lease:
     def succeeded(self) -> None:
         if not self._settled:
             self._settled = True
-            self.replica.circuit.succeeded(self._entry)
+            circuit = self.replica.circuit
+            before = circuit.state
+            circuit.succeeded(self._entry)
+            if circuit.state is not before:  # it has been on trial: now there is room for more than one
+                self._on_room(self.replica)
 
     def failed(self) -> None:
         if not self._settled:
@@ -107,7 +124,7 @@ class Lease:
                 self._settled = True
                 self.replica.circuit.abandoned(self._entry)
             self.replica.running -= 1
-            self._on_release(self.replica)
+            self._on_room(self.replica)
 
     def __enter__(self) -> Self:
         return self

@@ -26,6 +26,8 @@ OUTPUT_WEIGHT = 2.0
 DRAINED_S = 1.0
 """After so long a client may ask again: by then another gateway answers, or this one anew."""
 
+DISPLACED = "Its place in the line was given to a call of higher priority, or of a tenant that had fewer."
+
 
 def cost_of(prompt_tokens: int, output_tokens: int) -> float:
     return prompt_tokens + OUTPUT_WEIGHT * output_tokens
@@ -110,6 +112,10 @@ class Ticket:
         self._leave()
         if ours := self._ours(error):
             raise ours from None
+
+    @property
+    def part_done(self) -> float:
+        return self._admission.part_done(self)
 
     def hold(self, lease: Lease) -> None:
         """Go on with this one; what was held before is given back."""
@@ -202,7 +208,10 @@ class Line:
 
 
 class Admission:
-    def __init__(self, fleet: Fleet, watch: Watch, make_queue: Callable[[], Queue[Ticket]]) -> None:
+    def __init__(
+        self, fleet: Fleet, watch: Watch, make_queue: Callable[[], Queue[Ticket]], *, refuses_early: bool = True
+    ) -> None:
+        """`refuses_early`: whoever would come too late is not let into the line at all."""
         self.entered = 0
         self.draining = False
         self.clock = watch.clock
@@ -211,6 +220,7 @@ class Admission:
         self._fleet = fleet
         self._watch = watch
         self._make_queue = make_queue
+        self._refuses_early = refuses_early
         self._inside: set[Ticket] = set()
         self._lines: dict[str, Line] = {}
         self._empty = asyncio.Event()
@@ -229,6 +239,10 @@ class Admission:
     @property
     def waiting(self) -> int:
         return sum(map(len, self._lines.values()))
+
+    @property
+    def tokens_waiting(self) -> int:
+        return sum(line.queue.tokens for line in self._lines.values())
 
     def line(self, model: str) -> Line:
         line = self._lines.get(model)
@@ -254,15 +268,19 @@ class Admission:
             used = 0.0 if usage is None else cost_of(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
             line.queue.settle(ticket.tenant, ticket.cost, used)
             if usage is not None:
-                line.rate.finished(self.clock() - ticket.since)
+                line.rate.finished(self.clock() - ticket.since, ticket.cost)
         if not self._inside:
             self._empty.set()
 
     def take(self, ticket: Ticket, *, anew: bool = True) -> bool:
-        """A lease at once, if there is room and nobody waits for it with a better right."""
+        """A lease at once, if there is room that nobody waits for with a better right.
+
+        Those that wait are served first. What they leave is room that they must not have: they avoid its replica, or
+        it is reserved for others.
+        """
         waiting = self._lines.get(ticket.call.model)
         if anew and waiting is not None and len(waiting):
-            return False
+            self._serve(waiting)
         lease = self._fleet.lease(ticket.call, ticket.avoiding)
         if lease is None:
             return False
@@ -276,11 +294,19 @@ class Admission:
     def queue(self, ticket: Ticket) -> None:
         """A place in the line; refused at once where waiting cannot end well."""
         line = self.line(ticket.call.model)
-        if not line.queue.has_room_for(ticket):
-            raise QueueFull(retry_after=line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model)))
-        late_by = self.clock() + self.wait_for(ticket) - ticket.expires_at
-        if late_by >= 0:
-            raise WouldMissDeadline(retry_after=late_by)
+        if self._refuses_early:
+            late_by = (
+                self.clock() + self.wait_for(ticket) + line.rate.times_of(ticket.cost).mostly_s - ticket.expires_at
+            )
+            if late_by >= 0:
+                raise WouldMissDeadline(retry_after=late_by)
+        while not line.queue.has_room_for(ticket):
+            again_s = line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model))
+            yields = line.queue.yielding_to(ticket)
+            if yields is None:
+                raise QueueFull(retry_after=again_s)
+            line.queue.remove(yields)
+            yields.refuse(QueueFull(DISPLACED, code="displaced", retry_after=again_s))
         line.queue.push(ticket)
 
     def requeue(self, ticket: Ticket) -> None:
@@ -298,31 +324,43 @@ class Admission:
         ahead = len(line.returning) + line.queue.ahead_of(ticket)
         return line.rate.wait_for(ahead, self._fleet.slots(ticket.call.model))
 
+    def part_done(self, ticket: Ticket) -> float:
+        """How much of its work an engine has probably done, by the time that such calls take."""
+        usual_s = self.line(ticket.call.model).rate.times_of(ticket.cost).mean_s
+        return min(1.0, (self.clock() - ticket.since) / usual_s) if usual_s > 0 else 1.0
+
     # --- room for others ----------------------------------------------------------------------------------------
 
     def _hand_on(self, replica: Replica) -> None:
         """A slot is free. Of several models that it could serve, the one goes first that has waited longest."""
-        lines = [(model, line) for model in replica.models if (line := self._lines.get(model)) and len(line)]
+        lines = [line for model in replica.models if (line := self._lines.get(model)) and len(line)]
         if len(lines) > 1:
-            lines.sort(key=lambda each: each[1].queue.oldest_since() or 0.0)
-        for model, line in lines:
-            self._serve(model, line)
+            lines.sort(key=lambda line: line.queue.oldest_since() or 0.0)
+        for line in lines:
+            self._serve(line)
 
     def _is_wanted(self, replica: Replica) -> bool:
         return any(len(line) for model in replica.models if (line := self._lines.get(model)) is not None)
 
     def _look_again(self) -> None:
-        for model, line in self._lines.items():
+        for line in self._lines.values():
             if len(line):
-                self._serve(model, line)
+                self._serve(line)
 
-    def _serve(self, model: str, line: Line) -> None:
+    def _serve(self, line: Line) -> None:
         for ticket in list(line.returning):
             if self._grant(ticket):
                 line.returning.remove(ticket)
         while (head := line.queue.pop(lambda waiting: not self._fleet.is_full_for(waiting.call))) is not None:
             head.charged = True
-            self._grant(head)
+            if self._comes_too_late(head, line):
+                head.refuse(WouldMissDeadline(retry_after=line.rate.mean_s))
+            else:
+                self._grant(head)
+
+    def _comes_too_late(self, ticket: Ticket, line: Line) -> bool:
+        """More likely than not it would be cut in the middle: the work would be for nothing."""
+        return self._refuses_early and line.rate.times_of(ticket.cost).mean_s > ticket.left_s
 
     def _grant(self, ticket: Ticket) -> bool:
         try:

@@ -95,7 +95,7 @@ class Gateway:
         self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
         self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
         self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
-        self.admission = Admission(self.fleet, self.watch, self._line)
+        self.admission = Admission(self.fleet, self.watch, self._line, refuses_early=settings.admission.backpressure)
         self.supply = Supply(settings, self.fleet, self.watch, self.telemetry, on_progress)
         self.supply.add(engines)
         self.answers = self._answers()
@@ -118,8 +118,18 @@ class Gateway:
             endpoints.paths | admin.paths,
             None if self.tracer is None else self.tracer.begin,
         )
+        if self.metrics is not None:
+            self._measure(self.metrics)
         edge = settings.edge
         self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)
+
+    def _measure(self, metrics: Metrics) -> None:
+        admission, fleet, replays = self.admission, self.fleet, self.replays
+        metrics.measure("gllm_requests_waiting", "Requests in the lines", lambda: admission.waiting)
+        metrics.measure("gllm_prompt_tokens_waiting", "Their prompts, in tokens", lambda: admission.tokens_waiting)
+        metrics.measure("gllm_slots_taken", "Requests at engines", lambda: sum(r.running for r in fleet.replicas))
+        metrics.measure("gllm_slots", "Requests that ready replicas answer at once", lambda: fleet.capacity)
+        metrics.measure("gllm_keyed_runs", "Executions for an idempotency key, running now", lambda: len(replays))
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterable
 
 import msgspec
 
@@ -13,7 +13,7 @@ from app.errors import EngineBusy, EngineError, EngineUnreachable, NoReplica
 from app.gateway.admission import Ticket
 from app.gateway.answers import Sink
 from app.gateway.hedge import Race
-from app.generation import Call, Expected, Usage
+from app.generation import Call, Usage
 from app.reliability.hedge import HedgeDelay
 from app.reliability.retry import Retry, RetryBudget
 from app.telemetry.base import EngineErrorSeen, Telemetry
@@ -46,13 +46,13 @@ class Dispatch:
         for attempt in itertools.count(1):
             record.replica, record.attempts = ticket.lease.replica.name, attempt
             try:
-                await self._counted(ticket, call, out, record)
+                await self._counted(ticket, call, out, record, failed)
             except EngineError as error:
                 failed[ticket.lease.replica.name] = error
                 pause = None if out.committed else self._pause_after(attempt, error, call, failed, ticket.left_s)
                 self._tell(ticket.lease, call, error, retried=pause is not None)
                 if pause is None:
-                    _advise(error, attempt)
+                    _advise(error, len(failed))
                     raise
             else:
                 ticket.lease.succeeded()
@@ -61,13 +61,15 @@ class Dispatch:
             await self._sleep(pause)
             await self._move(ticket, failed)
 
-    async def _counted(self, ticket: Ticket, call: Call, out: Sink, record: Record) -> None:
+    async def _counted(
+        self, ticket: Ticket, call: Call, out: Sink, record: Record, failed: dict[str, EngineError]
+    ) -> None:
         """Whatever ends the work of an engine, what it used is known afterwards. A failure that the client has seen
         nothing of is not on their account."""
         charged, failure = True, ""
         traced = self._begin(ticket.lease, call, record)
         try:
-            await self._relay(ticket, traced, out, record)
+            await self._relay(ticket, traced, out, record, failed)
         except EngineError as error:
             charged, failure = out.committed, type(error).__name__
             raise
@@ -77,7 +79,7 @@ class Dispatch:
                 record.usage, record.events = None, 0
             elif record.usage is None:
                 record.guessed = True
-                record.usage = _guess(call, ticket.expected, record)
+                record.usage = _guess(call, ticket, record)
 
     def _begin(self, lease: Lease, call: Call, record: Record) -> Call:
         """An attempt is written down. Where traces are kept, the engine's part in it hangs below this attempt."""
@@ -104,7 +106,9 @@ class Dispatch:
         except NoReplica:
             raise list(failed.values())[-1] from None
 
-    async def _relay(self, ticket: Ticket, call: Call, out: Sink, record: Record) -> None:
+    async def _relay(
+        self, ticket: Ticket, call: Call, out: Sink, record: Record, failed: dict[str, EngineError]
+    ) -> None:
         if not call.stream:
             async with ticket.lease.replica.engine.open(call) as blocks:
                 async for body in blocks:
@@ -119,11 +123,21 @@ class Dispatch:
                 self._hedge.saw(call.model, self._clock() - began)
                 await self._stream(ticket.lease, first, blocks, call, out, record)
         else:
-            async with Race(ticket.lease, call, hedge_s, lambda: self._second(ticket, call, record)) as race:
+
+            def second() -> tuple[Lease, Call] | None:
+                lease = self._second(ticket, failed)
+                return None if lease is None else (lease, self._begin(lease, call, record))
+
+            def lost(lease: Lease, error: EngineError) -> None:
+                failed[lease.replica.name] = error
+                _end(_on(lease, record), self._clock(), type(error).__name__)
+                self._tell(lease, call, error, retried=True)
+
+            async with Race(ticket.lease, call, hedge_s, second, lost) as race:
                 won, now = race.winner, self._clock()
-                self._hedge.saw(call.model, now - began)
-                _end_outrun(record.tries, won.lease.replica.name, now)
                 ticket.hold(won.lease)
+                self._hedge.saw(call.model, now - began)
+                _end_outrun(record.tries, won.lease, now)
                 record.replica = won.lease.replica.name
                 await self._stream(won.lease, won.first, won.blocks, call, out, record)
         await out.end()
@@ -144,18 +158,16 @@ class Dispatch:
             record.usage = reader.usage
             record.events = reader.events
 
-    def _second(self, ticket: Ticket, call: Call, record: Record) -> tuple[Lease, Call] | None:
+    def _second(self, ticket: Ticket, failed: Collection[str]) -> Lease | None:
         """Another replica, if one has room while this one dawdles, and if that may be tried once more."""
         try:
-            lease = self._fleet.lease(ticket.call, avoiding=(ticket.lease.replica.name,))
+            lease = self._fleet.lease(ticket.call, avoiding=(ticket.lease.replica.name, *failed))
         except NoReplica:
             return None
-        if lease is None:
-            return None
-        if not self._hedge.take():
+        if lease is not None and not self._hedge.take():
             lease.release()
             return None
-        return lease, self._begin(lease, call, record)
+        return lease
 
     def _tell(self, lease: Lease, call: Call, error: EngineError, *, retried: bool) -> None:
         if error.blames_engine:
@@ -165,26 +177,34 @@ class Dispatch:
         self._telemetry.note(EngineErrorSeen(call.id, lease.replica.name, type(error).__name__, error.detail, retried))
 
 
-def _end(tries: Sequence[Attempt], now: float, failure: str) -> None:
+def _on(lease: Lease, record: Record) -> list[Attempt]:
+    return [attempt for attempt in record.tries if attempt.replica == lease.replica.name]
+
+
+def _end(tries: Iterable[Attempt], now: float, failure: str) -> None:
+    """Those that have not ended yet."""
     for attempt in tries:
         if not attempt.ended:
             attempt.ended, attempt.error = now, failure
 
 
-def _end_outrun(tries: Sequence[Attempt], winner: str, now: float) -> None:
+def _end_outrun(tries: Iterable[Attempt], winner: Lease, now: float) -> None:
     for attempt in tries:
-        if not attempt.ended and attempt.replica != winner:
+        if not attempt.ended and attempt.replica != winner.replica.name:
             attempt.ended, attempt.outrun = now, True
 
 
-def _advise(error: EngineError, attempts: int) -> None:
+def _advise(error: EngineError, replicas: int) -> None:
     """What was tried on several replicas is not to be tried again by the client's library on top."""
-    if attempts > 1 and not isinstance(error, EngineBusy):
+    if replicas > 1 and not isinstance(error, EngineBusy):
         error.should_retry = False
 
 
-def _guess(call: Call, expected: Expected, record: Record) -> Usage:
-    """For an engine that does not tell, or did not come to it. An event is about a token."""
+def _guess(call: Call, ticket: Ticket, record: Record) -> Usage:
+    """For an engine that does not tell, or did not come to it. An event is about a token; of a whole answer that was
+    left, as much is made as there was time for."""
+    expected = ticket.expected
     if call.stream:
         return Usage(expected.prompt_tokens, record.events)
-    return Usage(expected.prompt_tokens, expected.output_tokens if record.status == 200 else 0)
+    part = 1.0 if record.status == 200 else ticket.part_done
+    return Usage(expected.prompt_tokens, round(part * expected.output_tokens))

@@ -38,11 +38,17 @@ class Try:
         await self._open.aclose()
 
 
+Lost = Callable[[Lease, EngineError], None]
+
+
 class Race:
-    """As a block: inside it `winner` has begun. Leaving ends whatever is still open, and gives the second slot back."""
+    """As a block: inside it `winner` has begun, and is alone. Its lease is the caller's, whichever it is.
+
+    What is raised is the first one's failure. Every other is told to `lost`, before its lease ends.
+    """
 
     def __init__(
-        self, first: Lease, call: Call, after_s: float, second: Callable[[], tuple[Lease, Call] | None]
+        self, first: Lease, call: Call, after_s: float, second: Callable[[], tuple[Lease, Call] | None], lost: Lost
     ) -> None:
         """`second`: another replica, and the call as it is to be told there, if there may be a second try."""
         self.winner: Try
@@ -50,25 +56,26 @@ class Race:
         self._call = call
         self._after_s = after_s
         self._take_second = second
+        self._lost = lost
         self._second: Lease | None = None
         self._running: dict[asyncio.Task[Try], Lease] = {}
 
     async def __aenter__(self) -> Self:
-        try:
+        async with AsyncExitStack() as unless_won:
+            unless_won.callback(self._release_second)
+            unless_won.push_async_callback(self._stop_losers)
             self.winner = await self._won()
-        except BaseException:
-            await self._leave()
-            raise
-        await self._stop_losers()
-        if self._second is not None and self.winner.lease is self._first:
-            self._second.release()
+            unless_won.push_async_callback(self.winner.aclose)
+            await self._stop_losers()
+            unless_won.pop_all()
+        if self.winner.lease is self._first:
+            self._release_second()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.winner.aclose()
-        await self._leave()
 
     async def _won(self) -> Try:
         self._start(self._first, self._call)
@@ -76,33 +83,44 @@ class Race:
         if not done and (second := self._take_second()) is not None:
             self._second, call = second
             self._start(self._second, call)
-        while True:
+        failure: EngineError | None = None
+        while self._running:
             done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 lease = self._running.pop(task)
-                error = task.exception()
-                if error is None:
-                    return task.result()
-                if not self._running or not isinstance(error, EngineError):
-                    raise error
-                if error.blames_engine:
-                    lease.failed()
+                try:
+                    won = task.result()
+                except EngineError as error:
+                    if lease is self._first:
+                        failure = error
+                    else:
+                        self._lost(lease, error)
+                else:
+                    if failure is not None:
+                        self._lost(self._first, failure)
+                    return won
+        assert failure is not None, "the first has not won"
+        raise failure
 
     def _start(self, lease: Lease, call: Call) -> None:
         task = asyncio.get_running_loop().create_task(Try(lease, call).begin())
         self._running[task] = lease
 
     async def _stop_losers(self) -> None:
-        for task in self._running:
-            task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
-        for task in self._running:
-            if not task.cancelled() and task.exception() is None:  # it began in the same moment
-                await task.result().aclose()
-        self._running.clear()
+        """Each is told to stop, also if a cancel ends the waiting for one of them."""
+        async with AsyncExitStack() as stops:
+            for task in self._running:
+                if not task.cancelling():
+                    task.cancel()
+                stops.push_async_callback(_stopped, task)
 
-    async def _leave(self) -> None:
-        await self._stop_losers()
+    def _release_second(self) -> None:
         if self._second is not None:
             self._second.release()
+
+
+async def _stopped(task: asyncio.Task[Try]) -> None:
+    if not task.done():
+        await asyncio.wait((task,))
+    if not task.cancelled() and task.exception() is None:  # it began in the same moment
+        await task.result().aclose()

@@ -35,6 +35,10 @@ class Queue(Protocol[W]):
         """Bounded in requests and in prompt tokens; an empty queue takes any one prompt."""
         ...
 
+    def yielding_to(self, waiter: W) -> W | None:
+        """Where there is no room: who has less right to its place than this newcomer, if anybody. To be removed."""
+        ...
+
     def push(self, waiter: W) -> None:
         """The caller has asked `has_room_for`."""
         ...
@@ -85,6 +89,15 @@ class FairQueue(Generic[W]):
         if len(self._places) >= self._most:
             return False
         return not self._places or self.tokens + waiter.prompt_tokens <= self._most_tokens
+
+    def yielding_to(self, waiter: W) -> W | None:
+        """The last one of a lower class; in the same class, of a tenant that holds more places for its weight."""
+        self._promote()
+        for lane in reversed(self._lanes[waiter.priority + 1 :]):
+            if (place := lane.last_of_largest()) is not None:
+                return place.waiter
+        place = self._lanes[waiter.priority].yielding_to(waiter)
+        return None if place is None else place.waiter
 
     def push(self, waiter: W) -> None:
         lane = self._lanes[waiter.priority]
@@ -166,6 +179,9 @@ class Fifo(Generic[W]):
 
     def has_room_for(self, waiter: W) -> bool:
         return True
+
+    def yielding_to(self, waiter: W) -> W | None:
+        return None
 
     def push(self, waiter: W) -> None:
         self._places[id(waiter)] = waiter, self._clock()

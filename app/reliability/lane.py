@@ -68,6 +68,11 @@ class Account(Generic[W]):
     running: int = 0
     rank: tuple[float, int, str] = (0.0, 0, "")
 
+    @property
+    def held(self) -> float:
+        """Places, by weight. Somebody waits."""
+        return len(self.waiting) / self.waiting[0].waiter.tenant.weight
+
     def ahead_of(self, due: float) -> int:
         """How many wait already that are not due later."""
         return len(self.waiting) - bisect_left(self.waiting, (-due, -math.inf), key=_DUE)
@@ -75,6 +80,7 @@ class Account(Generic[W]):
 
 _DUE = attrgetter("due")
 _RANK = attrgetter("rank")
+_HELD = attrgetter("held")
 
 
 class Lane(Generic[W]):
@@ -138,6 +144,23 @@ class Lane(Generic[W]):
             before = rival.served > now or (rival.served == now and rival.rank < (now, own.turn, own.name))
             ahead += min(waiting, int(turns) + 1) if before else math.ceil(turns)
         return ahead
+
+    def last_of_largest(self) -> Place[W] | None:
+        """Whose turn would come last, of the tenant that holds the most places for its weight."""
+        largest = max(self._order, key=_HELD, default=None)
+        return None if largest is None else largest.waiting[0]
+
+    def yielding_to(self, waiter: W) -> Place[W] | None:
+        """Whose place a newcomer gets when none is left; nobody's, if its own tenant would then hold as many.
+
+        So places go round by weight, as turns do: a tenant that fills the line cannot shut out the others.
+        """
+        last = self.last_of_largest()
+        own = self._accounts.get(waiter.tenant.name)
+        held = (1 + (len(own.waiting) if own is not None else 0)) / waiter.tenant.weight
+        if last is None or held >= self._accounts[last.waiter.tenant.name].held:
+            return None
+        return last
 
     def _arriving(self, tenant: Tenant) -> Account[W]:
         """Its account, lifted if it has been away."""

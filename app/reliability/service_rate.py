@@ -1,4 +1,4 @@
-"""How soon slots come free, by how long recent requests held theirs."""
+"""How soon slots come free, and how long a request will hold its own, by how long recent ones held theirs."""
 
 import math
 
@@ -8,6 +8,34 @@ MANY = 100
 """About so many requests are remembered,"""
 LONG_S = 60.0
 """and those of about so many seconds."""
+FEW = 5.0
+"""With fewer of its own size a request is taken for one like all others."""
+MOSTLY = 3.0
+"""Nearly no request is further from the mean than so many mean distances."""
+
+
+class Times:
+    """Their mean, and their mean distance from it, which forget."""
+
+    __slots__ = ("_at", "mean_s", "off_s", "weight")
+
+    def __init__(self, now: float) -> None:
+        self.mean_s = 0.0
+        self.off_s = 0.0
+        self.weight = 0.0
+        self._at = now
+
+    def saw(self, took_s: float, now: float) -> None:
+        self.weight = 1 + self.weight * (1 - 1 / MANY) * math.exp(min(0.0, self._at - now) / LONG_S)
+        self._at = now
+        off_s = took_s - self.mean_s
+        self.mean_s += off_s / self.weight
+        if self.weight > 1:
+            self.off_s += (abs(off_s) - self.off_s) / self.weight
+
+    @property
+    def mostly_s(self) -> float:
+        return self.mean_s + MOSTLY * self.off_s
 
 
 class ServiceRate:
@@ -15,20 +43,28 @@ class ServiceRate:
 
     Slots are what is there now, so a changed number counts at once; that more of them slow each other down is learned
     as they finish. With one slot the wait is overestimated by up to half a request, whose beginning nobody looks up.
+
+    How long one will hold its slot is learned apart for sizes, by powers of two of the expected cost: that long
+    answers take long must not refuse a short one.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.mean_s = 0.0
         self._clock = clock
-        self._weight = 0.0
-        self._at = clock()
+        self._all = Times(clock())
+        self._by_size: dict[int, Times] = {}
 
-    def finished(self, took_s: float) -> None:
-        """A slot is free again, however its request ended."""
+    @property
+    def mean_s(self) -> float:
+        return self._all.mean_s
+
+    def finished(self, took_s: float, size: float) -> None:
+        """A slot is free again, however its request ended; `size` is what its cost was expected to be."""
         now = self._clock()
-        self._weight = 1 + self._weight * (1 - 1 / MANY) * math.exp(min(0.0, self._at - now) / LONG_S)
-        self._at = now
-        self.mean_s += (took_s - self.mean_s) / self._weight
+        self._all.saw(took_s, now)
+        times = self._by_size.get(_class_of(size))
+        if times is None:
+            times = self._by_size[_class_of(size)] = Times(now)
+        times.saw(took_s, now)
 
     def wait_for(self, ahead: int, slots: int) -> float:
         """Seconds until one gets a slot with `ahead` before it, while all are taken; 0.0 while nothing is known."""
@@ -37,3 +73,12 @@ class ServiceRate:
     def drained_in(self, waiting: int, slots: int) -> float:
         """Seconds until so many have got slots."""
         return self.mean_s * waiting / max(1, slots)
+
+    def times_of(self, size: float) -> Times:
+        """How long those of this size hold a slot."""
+        times = self._by_size.get(_class_of(size))
+        return times if times is not None and times.weight >= FEW else self._all
+
+
+def _class_of(size: float) -> int:
+    return int(size).bit_length()

@@ -238,6 +238,62 @@ def test_a_full_queue_has_no_room() -> None:
     assert not fair.has_room_for(Waiter(prompt_tokens=0))
 
 
+def test_in_a_full_queue_the_tenant_that_fills_it_makes_room_for_others() -> None:
+    full = queue(places=4)
+    waiters = [Waiter(A, expires_at=number) for number in (3, 9, 5, 7)]
+    for waiter in waiters:
+        full.push(waiter)
+    assert full.yielding_to(Waiter(A)) is None
+    assert full.yielding_to(Waiter(B)) is waiters[1], "whose turn would have come last"
+    for _ in range(2):
+        yields = full.yielding_to(Waiter(B))
+        assert yields is not None
+        full.remove(yields)
+        full.push(Waiter(B))
+    assert full.yielding_to(Waiter(B)) is None, "both hold the same"
+    assert full.yielding_to(Waiter(C)) is not None
+
+
+def test_places_go_by_weight() -> None:
+    heavy = Tenant("heavy", weight=3)
+    full = queue(places=4)
+    for tenant in (heavy, heavy, heavy, A):
+        full.push(Waiter(tenant))
+    assert full.yielding_to(Waiter(A)) is None
+    assert full.yielding_to(Waiter(heavy)) is None
+    assert full.yielding_to(Waiter(B)) is None, "nobody holds more for its weight than B would"
+
+
+def test_a_lower_class_makes_room_for_a_higher_one_and_never_the_other_way() -> None:
+    full = queue(places=3)
+    batch = [Waiter(A, priority=BATCH, expires_at=number) for number in (1, 2)]
+    for waiter in (*batch, Waiter(A, priority=NORMAL)):
+        full.push(waiter)
+    assert full.yielding_to(Waiter(A, priority=INTERACTIVE)) is batch[1]
+    assert full.yielding_to(Waiter(A, priority=NORMAL)) is batch[1]
+    assert full.yielding_to(Waiter(A, priority=BATCH)) is None
+    assert full.yielding_to(Waiter(B, priority=BATCH)) is batch[1]
+
+
+@given(st.lists(st.sampled_from([A, B, C]), max_size=120), st.integers(1, 12))
+def test_whoever_fills_the_queue_nobody_below_an_even_share_is_refused(comings: list[Tenant], places: int) -> None:
+    full = queue(places=places)
+    held: Counter[str] = Counter()
+    for tenant in comings:
+        newcomer = Waiter(tenant)
+        if not full.has_room_for(newcomer):
+            yields = full.yielding_to(newcomer)
+            if yields is None:
+                assert held[tenant.name] + 1 >= max(held.values())
+                continue
+            held[yields.tenant.name] -= 1
+            assert held[yields.tenant.name] >= held[tenant.name]
+            full.remove(yields)
+        full.push(newcomer)
+        held[tenant.name] += 1
+        assert len(full) <= places
+
+
 def test_a_queue_without_places_never_has_room() -> None:
     assert not queue(places=0).has_room_for(Waiter())
 

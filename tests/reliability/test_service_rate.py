@@ -19,26 +19,26 @@ def test_while_nothing_is_known_no_wait_is_predicted() -> None:
 
 def test_the_first_request_is_believed() -> None:
     rate = ServiceRate(FakeClock())
-    rate.finished(8)
+    rate.finished(8, 100)
     assert [rate.wait_for(0, 1), rate.wait_for(0, 4), rate.wait_for(3, 4), rate.drained_in(4, 4)] == [8, 2, 8, 8]
 
 
 def test_more_slots_shorten_the_wait_at_once() -> None:
     rate = ServiceRate(FakeClock())
-    rate.finished(8)
+    rate.finished(8, 100)
     assert rate.wait_for(7, 4) == 2 * rate.wait_for(7, 8)
 
 
 def test_without_slots_it_counts_as_if_there_were_one() -> None:
     rate = ServiceRate(FakeClock())
-    rate.finished(8)
+    rate.finished(8, 100)
     assert rate.wait_for(1, 0) == 16
 
 
 def test_few_requests_weigh_alike() -> None:
     rate = ServiceRate(FakeClock())
     for took_s in (1, 2, 3):
-        rate.finished(took_s)
+        rate.finished(took_s, 100)
     assert rate.mean_s == pytest.approx(2, rel=0.01)
 
 
@@ -46,19 +46,19 @@ def test_old_ones_are_forgotten_by_time() -> None:
     clock = FakeClock()
     rate = ServiceRate(clock)
     for _ in range(50):
-        rate.finished(10)
+        rate.finished(10, 100)
     clock.advance(600)
     assert rate.mean_s == pytest.approx(10)
-    rate.finished(1)
+    rate.finished(1, 100)
     assert rate.mean_s == pytest.approx(1, abs=0.05)
 
 
 def test_old_ones_are_forgotten_by_number() -> None:
     rate = ServiceRate(FakeClock())
     for _ in range(1_000):
-        rate.finished(10)
+        rate.finished(10, 100)
     for _ in range(300):
-        rate.finished(1)
+        rate.finished(1, 100)
     assert rate.mean_s == pytest.approx(1, abs=0.6)
 
 
@@ -68,7 +68,7 @@ def test_the_mean_is_within_what_was_seen(seen: list[tuple[float, float]]) -> No
     rate = ServiceRate(clock)
     for seconds, took_s in seen:
         clock.advance(seconds)
-        rate.finished(took_s)
+        rate.finished(took_s, 100)
     times = [took_s for _, took_s in seen]
     assert min(times) - 1e-9 <= rate.mean_s <= max(times) + 1e-9
 
@@ -92,7 +92,7 @@ def test_predicted_waits_are_right_on_average(slots: int, shape: str) -> None:
     arrivals: list[tuple[float, float]] = []
     for _ in range(10_000):
         clock.now, service_s = heapq.heappop(ends)
-        rate.finished(service_s)
+        rate.finished(service_s, 100)
         arrivals.append((clock.now, rate.wait_for(line - 1, slots)))
         if len(arrivals) > line:
             came, guess = arrivals[-line - 1]
@@ -101,3 +101,24 @@ def test_predicted_waits_are_right_on_average(slots: int, shape: str) -> None:
         service_s = took()
         heapq.heappush(ends, (clock.now + service_s, service_s))
     assert predicted == pytest.approx(waited, rel=0.15)
+
+
+def test_short_requests_are_not_taken_for_long_ones() -> None:
+    rate = ServiceRate(FakeClock())
+    for _ in range(50):
+        rate.finished(0.5, 100)
+        rate.finished(20, 4_000)
+    assert rate.times_of(100).mean_s == pytest.approx(0.5)
+    assert rate.times_of(4_000).mean_s == pytest.approx(20)
+    assert rate.times_of(1_000_000).mean_s == rate.mean_s == pytest.approx(10, rel=0.3), "of that size none was seen"
+
+
+@given(st.floats(0.1, 10), st.floats(0, 0.5), st.randoms(use_true_random=False))
+def test_nearly_no_request_takes_longer_than_most(mean_s: float, spread: float, dice: random.Random) -> None:
+    clock = FakeClock()
+    rate = ServiceRate(clock)
+    times = [mean_s * (1 + spread * dice.uniform(-1, 1)) for _ in range(300)]
+    for took_s in times:
+        rate.finished(took_s, 100)
+    mostly_s = rate.times_of(100).mostly_s
+    assert sum(took_s > mostly_s + 1e-9 for took_s in times[150:]) <= 5
