@@ -140,6 +140,25 @@ def test_a_taken_port_is_told_before_a_model_is_loaded(gllm: Run) -> None:
     assert running.text == (f"gllm: Port {port} on 127.0.0.1 is taken. Stop what uses it, or add: --port {port + 1}\n")
 
 
+def test_a_taken_port_for_metrics_is_told_before_a_model_is_loaded(gllm: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        running = gllm(*SERVE, METRICS_PORT=str(port))
+        assert running.wait(within_s=60) == 1
+    assert (
+        running.text == f"gllm: Port {port} on 127.0.0.1 is taken. Stop what uses it, or set METRICS_PORT={port + 1}\n"
+    )
+
+
+def test_where_machines_ask_is_told(gllm: Run) -> None:
+    running = gllm(*SERVE, METRICS_PORT="0")
+    running.until("Metrics and probes, for machines: http://127.0.0.1:")
+    url = running.text.rpartition(" ")[2].strip()
+    assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    running.interrupt()
+    assert running.wait() == 0
+
+
 def test_an_engine_that_runs_elsewhere_is_used_and_left_alone(gllm: Run) -> None:
     other = gllm(*SERVE)
     other.until("Ctrl+C stops it.")
