@@ -119,11 +119,12 @@ class ChatStream:
 
     def __init__(self, *, shows_usage: bool, counts_along: bool) -> None:
         self.events = 0
+        self.ended = False
+        """The engine has said so."""
         self._shows_usage = shows_usage
         self._counts_along = counts_along
         self._usage: Usage | None = None
         self._latest = b""
-        self._ended = False
 
     @property
     def usage(self) -> Usage | None:
@@ -142,12 +143,12 @@ class ChatStream:
         if b'"error"' in block:
             self._check(block)
         if b"[DONE]" in block:
-            self._ended = self._ended or any(data_of(one) == b"[DONE]" for one in split(block))
+            self.ended = self.ended or any(data_of(one) == b"[DONE]" for one in split(block))
         return shown
 
     def close(self) -> None:
         """The engine has ended the stream: did it end properly?"""
-        if not self._ended:
+        if not self.ended:
             raise EngineBroken
 
     def _note(self, count: re.Match[bytes]) -> bytes:
@@ -191,7 +192,7 @@ class _NamedStream:
     def __init__(self) -> None:
         self.events = 0
         self.usage: Usage | None = None
-        self._ended = False
+        self.ended = False
 
     def read(self, block: bytes) -> bytes:
         self.events += block.count(b"\n\n")
@@ -200,11 +201,11 @@ class _NamedStream:
                 self._count(one)
         if failed := self.failure.search(block):
             raise EngineBroken(detail=_printable(block[failed.start() :]))
-        self._ended = self._ended or self.end.search(block) is not None
+        self.ended = self.ended or self.end.search(block) is not None
         return block
 
     def close(self) -> None:
-        if not self._ended:
+        if not self.ended:
             raise EngineBroken
 
     def _count(self, one: bytes) -> None:
