@@ -55,12 +55,13 @@ class Intake:
     ) -> Call:
         """`trace`: the request's own place in its trace; without one of ours the engine gets the client's."""
         request = parse(route, body)
-        choices = 1
+        choices = prompts = 1
         max_tokens: int | None = None
         stream = shows_usage = counts_along = False
         added: dict[str, Any] = {}
         if isinstance(request, Sampled):
-            choices = self._choices(request) * _prompts(request)
+            prompts = _prompts(request)
+            choices = self._choices(request) * prompts
             added = self._defaults(request)
         if isinstance(request, _ANSWERED_IN_TOKENS):
             stream = bool(request.stream)
@@ -88,6 +89,7 @@ class Intake:
             prompt_bytes=len(body),
             max_tokens=max_tokens,
             choices=choices,
+            prompts=prompts,
             traceparent=None if place is None else place.traceparent,
             tracestate="" if place is None else place.state,
             tenant=tenant,

@@ -114,6 +114,24 @@ async def test_each_attempt_is_the_parent_of_its_own_engines_work(traced: BuildT
     assert b"/secret/path" not in b"".join(collecting.payloads)
 
 
+async def test_two_tries_at_once_are_told_apart(traced: BuildTraced, collecting: Collector) -> None:
+    slow, prompt = Scripted(), Scripted()
+    settings = {"HEDGE_SHARE": "0.2", "ROUTING_POLICY": "round_robin", "OTEL_TRACES_SAMPLER": "parentbased_always_off"}
+    house = await traced(settings, a=slow, b=prompt)
+    for _ in range(60):  # it learns what is usual
+        await house.post(asking(stream=True))
+    slow.stall_at = 0
+    assert (await house.post(asking(stream=True), headers=[*JSON, TRACE])).headers["x-gllm-replica"] == "b"
+    server, outrun, won, stream = await told(house, collecting)
+    assert (outrun.attributes["gllm.replica"], outrun.attributes["gllm.outrun"]) == ("a", True)
+    assert (won.attributes["gllm.replica"], "gllm.outrun" in won.attributes) == ("b", False)
+    assert outrun.parent_id == won.parent_id == server.span_id
+    assert stream.parent_id == won.span_id
+    assert outrun.ended < won.ended
+    assert slow.calls[-1].traceparent == f"00-{TRACE_ID}-{outrun.span_id}-01"
+    assert prompt.calls[-1].traceparent == f"00-{TRACE_ID}-{won.span_id}-01"
+
+
 async def test_who_waited_for_a_turn_has_a_span_for_it(traced: BuildTraced, collecting: Collector) -> None:
     engine = Scripted(stall_at=0)
     house = await traced({"MAX_CONCURRENT_REQUESTS": "1"}, a=engine)

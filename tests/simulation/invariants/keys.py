@@ -14,6 +14,7 @@ DAY_S = 86_400.0
 def a_key_is_executed_with_success_at_most_once(history: History) -> Iterator[str]:
     if _forgets(history):
         return
+    works = history.works_by_answer()
     for family in _keyed(history):
         done = [(name, work) for name, work in works[family[0].visit.id] if _succeeded(work)]
         if len(done) > 1 and not _cut_by_a_drain(history, done[0][1]):
@@ -22,6 +23,7 @@ def a_key_is_executed_with_success_at_most_once(history: History) -> Iterator[st
 
 @invariant
 def a_key_is_executed_once_at_a_time(history: History) -> Iterator[str]:
+    works = history.works_by_answer()
     if hedges(history):
         return
     for family in _keyed(history):
