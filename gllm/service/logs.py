@@ -19,6 +19,7 @@ def setup_logging(level: int | str | None = None) -> None:
     for handler in root.handlers:
         handler.setFormatter(logging.Formatter(FORMAT, datefmt=DATES))
         handler.setLevel(root.level)
+    logging.getLogger("httpx").setLevel(max(root.level, logging.WARNING))  # else a line for each request of a batch
     if number is None:
         logging.getLogger(__name__).warning("%r is not a log level; taking INFO.", wanted)
     os.environ[LEVEL_VARIABLE] = logging.getLevelName(root.level)

@@ -22,7 +22,7 @@ class SamplingParams(Protocol):
 Sampling = Mapping[str, Any] | SamplingParams | None
 
 MAX_TOKENS = 16
-"""vLLM's default, for texts and chats alike."""
+"""vLLM's default, for texts and chats alike. None, said on purpose, is the rest of the context."""
 
 DEFAULTS: Fields = {
     "temperature": 1.0,
@@ -69,7 +69,8 @@ def _fields(params: Sampling) -> tuple[Fields, int | None]:
         raise ValueError(f"These sampling parameters cannot be sent to a server: {', '.join(strange)}.")
     fields = DEFAULTS | {name: given[name] for name in _SAME_ON_THE_WIRE if name in given}
     fields |= {wire: _plain(given[name]) for name, wire in _RENAMED.items() if given.get(name) is not None}
-    return {name: value for name, value in fields.items() if value is not None}, given.get("logprobs")
+    said = {name: value for name, value in fields.items() if value is not None or name == "max_tokens"}
+    return said, given.get("logprobs")
 
 
 def _told(params: object) -> Fields:
