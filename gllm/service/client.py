@@ -20,6 +20,9 @@ BUSY = (429, 503)
 PAUSE_S = 1.0
 """Until a busy server is asked again that does not say when."""
 
+LIMITS = httpx.Limits(keepalive_expiry=2.0)
+"""Engines close a connection that was idle for 5 s; a request must not meet it on its way."""
+
 JSON = {"content-type": "application/json"}
 
 
@@ -78,22 +81,18 @@ class VLLMClient(Batched):
         answers: Outputs = [[] for _ in questions]
         left = iter(enumerate(questions))
         at_once = min(len(questions), max(1, self._max_in_flight // max(each.sequences for each in questions)))
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with (
-            httpx.AsyncClient(
-                base_url=self.base_url, trust_env=False, verify=False, timeout=None, limits=limits, headers=JSON
-            ) as http,
-            asyncio.TaskGroup() as tasks,
-        ):
+        async with asyncio.TaskGroup() as tasks:
             for _ in range(at_once):
-                tasks.create_task(self._work_through(left, answers, http))
+                tasks.create_task(self._work_through(left, answers))
         return answers
 
-    async def _work_through(
-        self, left: Iterator[tuple[int, Question]], answers: Outputs, http: httpx.AsyncClient
-    ) -> None:
-        for place, question in left:
-            answers[place] = await self._answer(question, http)
+    async def _work_through(self, left: Iterator[tuple[int, Question]], answers: Outputs) -> None:
+        """On a connection of its own: one pool for all of them would be searched from end to end for each request."""
+        async with httpx.AsyncClient(
+            base_url=self.base_url, trust_env=False, verify=False, timeout=None, limits=LIMITS, headers=JSON
+        ) as http:
+            for place, question in left:
+                answers[place] = await self._answer(question, http)
 
     async def _answer(self, question: Question, http: httpx.AsyncClient) -> list[ResponseOutput]:
         body = msgspec.json.encode({**question.fields, "model": self._model})
