@@ -20,6 +20,8 @@ class Recording:
     """Frames in order. A frame is what is never torn: one event, or a whole body."""
 
     def __init__(self, max_bytes: int, max_frames: int) -> None:
+        self.complete = False
+        """All has been said; what is left is to keep it. Nobody is too late for that any more."""
         self.ended = False
         self.error: GatewayError | None = None
         self.kept = True
@@ -32,7 +34,8 @@ class Recording:
         self._frames: list[bytes] = []
         self._bytes = 0
         self._gone = 0
-        self._readers: set[Reader] = set()
+        self._readers: dict[Reader, None] = {}
+        """A set that keeps its order, so that a run can be repeated."""
         self._room: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -82,10 +85,10 @@ class Recording:
     # --- between readers and the run ------------------------------------------------------------------------------
 
     def joined(self, reader: "Reader") -> None:
-        self._readers.add(reader)
+        self._readers[reader] = None
 
     def left(self, reader: "Reader") -> None:
-        self._readers.discard(reader)
+        self._readers.pop(reader, None)
         self.went_on()
 
     def went_on(self) -> None:
@@ -152,7 +155,7 @@ class Reader:
         """What has come since the last time, or `None` when all was read. Raises what the run ended with."""
         recording = self._recording
         while True:
-            if self._late:
+            if self._late and not recording.complete:
                 raise DeadlinePassed
             if self.at < len(recording):
                 block, self.at = recording.block(self.at)
@@ -163,6 +166,13 @@ class Reader:
                 return None
             self._news = asyncio.get_running_loop().create_future()
             await self._news
+
+    async def whole(self) -> bytes | None:
+        """All of it, and nothing unless it ends well."""
+        parts = []
+        while (part := await self.next()) is not None:
+            parts.append(part)
+        return b"".join(parts) if parts else None
 
     def _check_end(self) -> None:
         if self._recording.error is not None:

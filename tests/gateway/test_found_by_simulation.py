@@ -1,0 +1,33 @@
+"""Defects that the simulation found, each in the fewest steps that showed it."""
+
+import asyncio
+
+from app.engines.scripted import Scripted
+from tests.gateway.conftest import Build, asking
+from tests.support.asgi import JSON, Exchange
+from tests.support.until import until
+
+CHAT = "/v1/chat/completions"
+
+
+async def test_what_a_drain_ends_before_its_answer_is_told_when_to_come_again(build: Build) -> None:
+    house = await build(only=Scripted(stall_at=0))
+    exchange = Exchange(CHAT, asking())
+    running = asyncio.create_task(exchange.run(house.gateway.app))
+    await until(lambda: house.engine.running == 1)
+    house.gateway.admission.drain(0.0)
+    house.gateway.watch.sweep()
+    await running
+    await house.gateway.admission.empty()
+    assert (exchange.status, exchange.error["code"]) == (503, "draining")
+    assert int(exchange.headers["retry-after"]) >= 1
+
+
+async def test_an_answer_that_was_read_to_its_end_is_kept_whatever_its_engine_does_then(build: Build) -> None:
+    events = 8
+    house = await build(only=Scripted(break_at=events))
+    keyed = [*JSON, (b"idempotency-key", b"once")]
+    first, again = [await house.post(asking(stream=True), headers=keyed) for _ in range(2)]
+    assert first.body.endswith(b"data: [DONE]\n\n")
+    assert again.body == first.body
+    assert len(house.engine.calls) == 1
