@@ -88,7 +88,9 @@ class Gateway:
         self.supply.add(engines)
         self.answers = self._answers()
         self.replays = Replays(self.answers, settings.idempotency, self.watch)
-        endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), int(_unix_now()))
+        endpoints = Endpoints(
+            self.fleet, self.admission, self.replays, self.metrics, clock, VERSION, clock(), int(_unix_now())
+        )
         admin = Admin(self.books)
         self.app = Edge(
             fastapi_app(endpoints, admin, self._lifespan),
