@@ -120,6 +120,13 @@ class Fleet:
         """How many calls for this model can run at once, now."""
         return sum(replica.slots for replica in self._ready.get(model, ()) if replica.circuit.allows())
 
+    @property
+    def capacity(self) -> int:
+        """How many calls can run at once, now, whatever their model."""
+        return sum(
+            each.slots for each in self._replicas.values() if each.state is State.READY and each.circuit.allows()
+        )
+
     def has_other(self, model: str, than: Container[str]) -> bool:
         """Is there a replica that could answer, now or when it has room, besides these?"""
         ready = self._ready.get(model, ())

@@ -15,8 +15,9 @@ class Engine(Protocol):
         """The answer to `call`, as blocks of bytes in order.
 
         A stream comes in blocks of whole events; anything else is one block, the whole body. Entering raises
-        an `EngineError` if the engine does not answer 200; iterating raises one if the answer breaks off. Leaving
-        the block before the end aborts the engine's work, and nothing of it is left when `__aexit__` returns.
+        an `EngineError` if the engine does not answer 200; iterating raises one if the answer breaks off. Either
+        raises `DeadlinePassed` once `call.expires_at` has come: whoever opens needs no timer of its own. Leaving the
+        block before the end aborts the engine's work, and nothing of it is left when `__aexit__` returns.
         """
         ...
 

@@ -26,6 +26,8 @@ OUTPUT_WEIGHT = 2.0
 DRAINED_S = 1.0
 """After so long a client may ask again: by then another gateway answers, or this one anew."""
 
+DISPLACED = "Its place in the line was given to a call of higher priority, or of a tenant that had fewer."
+
 
 def cost_of(prompt_tokens: int, output_tokens: int) -> float:
     return prompt_tokens + OUTPUT_WEIGHT * output_tokens
@@ -236,6 +238,10 @@ class Admission:
     def waiting(self) -> int:
         return sum(map(len, self._lines.values()))
 
+    @property
+    def tokens_waiting(self) -> int:
+        return sum(line.queue.tokens for line in self._lines.values())
+
     def line(self, model: str) -> Line:
         line = self._lines.get(model)
         if line is None:  # only models that a replica serves come here, so there are few
@@ -293,12 +299,12 @@ class Admission:
             if late_by >= 0:
                 raise WouldMissDeadline(retry_after=late_by)
         while not line.queue.has_room_for(ticket):
-            full = QueueFull(retry_after=line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model)))
+            again_s = line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model))
             yields = line.queue.yielding_to(ticket)
             if yields is None:
-                raise full
+                raise QueueFull(retry_after=again_s)
             line.queue.remove(yields)
-            yields.refuse(full)
+            yields.refuse(QueueFull(DISPLACED, code="displaced", retry_after=again_s))
         line.queue.push(ticket)
 
     def requeue(self, ticket: Ticket) -> None:

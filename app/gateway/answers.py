@@ -9,6 +9,7 @@ from app.errors import Draining, GatewayError, RateLimited, WrongMethod
 from app.gateway.lifeline import Lifeline
 from app.generation import Route
 from app.telemetry.record import Record
+from app.wire.answers import end_of
 from app.wire.errors import error_event, error_json, row_of
 from app.wire.limits import limit_headers
 
@@ -35,12 +36,19 @@ class Sink(Protocol):
 
 
 class Answer:
-    """One JSON body, written once and whole."""
+    """One JSON body, written once and whole.
+
+    A write may be cut at any time, by a deadline or by a drain. What the server has not taken then was never written.
+    """
 
     content_type = b"application/json"
 
     def __init__(self, send: Send, client: Lifeline, record: Record, clock: Clock, write_limit_s: float) -> None:
         self.committed = False
+        self._begun = False
+        """The head is written: no other can be."""
+        self.complete = False
+        """The engine's answer is: whatever happens now, it was answered well."""
         self._also: Headers = []
         self._asgi_send = send
         self._client = client
@@ -54,13 +62,18 @@ class Answer:
     async def write(self, block: bytes) -> None:
         await self._start(200, [(b"content-length", b"%d" % len(block))])
         await self._send({"type": "http.response.body", "body": block})
+        self.complete = True
 
     async def end(self) -> None:
         """The one write was the end."""
 
     async def fail(self, error: GatewayError) -> None:
+        if self._begun:
+            if not self.complete:
+                self._client.abandon()
+            return
         close = self._client.answer_is_last() or isinstance(error, Draining)
-        await send_error(self._asgi_send, error, self._record, close=close, also=self._also)
+        await send_error(self._send, error, self._record, close=close, also=self._also)
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Ends when the client has taken it, or the server has room to hold it for the client."""
@@ -83,6 +96,7 @@ class Answer:
             *self._also,
         )
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._begun = True
 
 
 class EventStream(Answer):
@@ -90,19 +104,31 @@ class EventStream(Answer):
 
     content_type = b"text/event-stream; charset=utf-8"
 
+    def __init__(self, send: Send, client: Lifeline, record: Record, clock: Clock, write_limit_s: float) -> None:
+        super().__init__(send, client, record, clock, write_limit_s)
+        self._ends = end_of(record.endpoint)
+        self._over = False
+
     async def write(self, block: bytes) -> None:
         if not self.committed:
             await self._start(200, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
+        if self._ends(block):
+            self.complete = True
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.complete = True
+        await self._finish(b"")
 
     async def fail(self, error: GatewayError) -> None:
-        if not self.committed:
-            return await super().fail(error)
-        body = error_event(error, Route(self._record.endpoint))
-        return await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        if not self._begun:
+            await super().fail(error)
+        elif not self._over:
+            await self._finish(b"" if self.complete else error_event(error, Route(self._record.endpoint)))
+
+    async def _finish(self, last: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+        self._over = True
 
 
 async def send_error(

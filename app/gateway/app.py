@@ -102,8 +102,18 @@ class Gateway:
             self._edge_limits(),
             endpoints.paths | admin.paths,
         )
+        if self.metrics is not None:
+            self._measure(self.metrics)
         edge = settings.edge
         self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)
+
+    def _measure(self, metrics: Metrics) -> None:
+        admission, fleet, replays = self.admission, self.fleet, self.replays
+        metrics.measure("gllm_requests_waiting", "Requests in the lines", lambda: admission.waiting)
+        metrics.measure("gllm_prompt_tokens_waiting", "Their prompts, in tokens", lambda: admission.tokens_waiting)
+        metrics.measure("gllm_slots_taken", "Requests at engines", lambda: sum(r.running for r in fleet.replicas))
+        metrics.measure("gllm_slots", "Requests that ready replicas answer at once", lambda: fleet.capacity)
+        metrics.measure("gllm_keyed_runs", "Executions for an idempotency key, running now", lambda: len(replays))
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 FastAPI's routing alone costs more than everything else a call passes (docs/adr/0005), so hot paths never reach it.
 """
 
+import asyncio
 import logging
 import random
 import re
@@ -16,6 +17,7 @@ from app.errors import (
     BodyTooLarge,
     BodyTooSlow,
     ClientGone,
+    Draining,
     GatewayError,
     InvalidRequest,
     Outcome,
@@ -113,16 +115,17 @@ class Edge:
         self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, record: Record
     ) -> None:
         """One call, from its head to its end, for as long as its client is there."""
-        client = Lifeline(receive, self._watch, _connection(scope))
         try:
-            async with client:
-                await self._way_through(route, scope, headers, client, send, record)
+            try:
+                async with self._lifeline(scope, receive) as client:
+                    await self._way_through(route, scope, headers, client, send, record)
+            except BodyTooSlow as error:  # its block ended with it: the answer has one of its own
+                _failed(record, error)
+                async with self._lifeline(scope, receive) as client:
+                    await Answer(send, client, record, self._clock, self._limits.write_timeout_s).fail(error)
         except ClientGone as error:
             _failed(record, error)
             record.status = row_of(error).status
-        except BodyTooSlow as error:
-            _failed(record, error)
-            await send_error(send, error, record, close=client.answer_is_last())
 
     async def _way_through(
         self, route: Route, scope: Scope, headers: Headers, client: Lifeline, send: Send, record: Record
@@ -142,14 +145,16 @@ class Edge:
             await self._pipeline.serve(call, out, record)
         except ClientGone:
             raise
+        except asyncio.CancelledError:  # the server stops by force; or the client is gone, as its block will say
+            if not out.complete:
+                _failed(record, Draining())
+                record.status = record.status or row_of(Draining()).status
+            raise
         except GatewayError as error:
-            _failed(record, error, committed=out.committed)
-            await out.fail(error)
+            await _fail(out, record, error)
         except Exception:
             log.exception("request %s failed unforeseen", record.id)
-            defect = Unforeseen()
-            _failed(record, defect, committed=out.committed)
-            await out.fail(defect)
+            await _fail(out, record, Unforeseen())
 
     async def _serve_behind(self, scope: Scope, headers: Headers, receive: Receive, send: Send, record: Record) -> None:
         """FastAPI's part: few calls, no streams. Adds the request id, and sees the status."""
@@ -188,6 +193,9 @@ class Edge:
         if int(headers.get(b"content-length", 0)) > self._limits.max_body_bytes:
             raise BodyTooLarge
 
+    def _lifeline(self, scope: Scope, receive: Receive) -> Lifeline:
+        return Lifeline(receive, self._watch, _connection(scope))
+
     def _endpoint(self, scope: Scope, route: Route | None) -> str:
         if route is not None:
             return route.value
@@ -217,6 +225,13 @@ def _check_doubles(names: list[bytes]) -> None:
     for name, code in _ONCE.items():
         if names.count(name) > 1:
             raise InvalidRequest("This header stands twice.", param=name.decode().title(), code=code)
+
+
+async def _fail(out: Answer, record: Record, error: GatewayError) -> None:
+    """What comes after a complete answer is no failure of the request."""
+    if not out.complete:
+        _failed(record, error, committed=out.committed)
+    await out.fail(error)
 
 
 def _failed(record: Record, error: GatewayError, *, committed: bool = False) -> None:

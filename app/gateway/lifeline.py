@@ -96,6 +96,11 @@ class Lifeline:
             self._connection.answer_is_last()
         return not self.complete
 
+    def abandon(self) -> None:
+        """An answer that was begun cannot go on. Any other server closes the connection by itself when we return."""
+        if self._connection is not None:
+            self._connection.abort()
+
     def writing(self, limit_s: float) -> None:
         """A write begins: the client has this long to take it. `due = inf` when it has."""
         self.due = self._watch.clock() + limit_s

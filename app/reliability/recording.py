@@ -32,7 +32,8 @@ class Recording:
         self._frames: list[bytes] = []
         self._bytes = 0
         self._gone = 0
-        self._readers: set[Reader] = set()
+        self._readers: dict[Reader, None] = {}
+        """A set that keeps its order, so that a run can be repeated."""
         self._room: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -82,10 +83,10 @@ class Recording:
     # --- between readers and the run ------------------------------------------------------------------------------
 
     def joined(self, reader: "Reader") -> None:
-        self._readers.add(reader)
+        self._readers[reader] = None
 
     def left(self, reader: "Reader") -> None:
-        self._readers.discard(reader)
+        self._readers.pop(reader, None)
         self.went_on()
 
     def went_on(self) -> None:

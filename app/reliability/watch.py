@@ -22,16 +22,17 @@ class Wait(Protocol):
 class Watch:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self._waits: set[Wait] = set()
+        self._waits: dict[Wait, None] = {}
+        """A set that keeps its order: the longest there end first, and a run can be repeated."""
 
     def __len__(self) -> int:
         return len(self._waits)
 
     def add(self, wait: Wait) -> None:
-        self._waits.add(wait)
+        self._waits[wait] = None
 
     def discard(self, wait: Wait) -> None:
-        self._waits.discard(wait)
+        self._waits.pop(wait, None)
 
     def sweep(self) -> None:
         now = self.clock()

@@ -1,5 +1,6 @@
 """Every metric name and every label. Children are kept, because looking one up costs more than counting."""
 
+from collections.abc import Callable
 from functools import cache
 
 from prometheus_client import (
@@ -77,6 +78,10 @@ class Metrics:
             "Requests answered by an earlier one with their idempotency key",
             registry=registry,
         )
+        self._queue_wait = Histogram(
+            "gllm_queue_wait_seconds", "How long those waited that had to", buckets=LATENCIES, registry=registry
+        )
+        self._retries = Counter("gllm_retries", "Attempts on another replica", registry=registry)
         self._slow_readers = Counter(
             "gllm_slow_readers", "Clients cut off because they stopped reading", registry=registry
         )
@@ -94,6 +99,10 @@ class Metrics:
         self._took = cache(duration.labels)
         self._store_up = cache(self._store_gauge)
 
+    def measure(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """A gauge that is asked when the page is made."""
+        Gauge(name, text, registry=self._registry).set_function(value)
+
     def began(self, record: Record) -> None:
         self._in_progress.inc()
 
@@ -105,6 +114,8 @@ class Metrics:
         self._outcomes[record.outcome].inc()
         if record.error == ClientStalled.__name__:
             self._slow_readers.inc()
+        if record.queued_s:
+            self._queue_wait.observe(record.queued_s)
         if record.replayed:
             self._replayed.inc()
         if record.endpoint in GENERATIONS:
@@ -119,8 +130,9 @@ class Metrics:
 
     def note(self, event: Event) -> None:
         match event:
-            case EngineErrorSeen(error=error):
+            case EngineErrorSeen(error=error, retried=retried):
                 self._errors(error).inc()
+                self._retries.inc(retried)
             case ReplicaChanged(replica=replica, state="removed"):
                 self._replicas.remove(replica)
                 self._circuits.remove(replica)

@@ -5,6 +5,7 @@ believed blindly: counts that cannot be true are not counts, and what is no JSON
 """
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Raw
 from app.errors import EngineBroken, EngineNonsense
 from app.generation import Call, Route, Usage
 from app.wire.edits import remove_field
-from app.wire.sse import data_of, split
+from app.wire.sse import DONE, data_of, split
 
 DETAIL_CHARS = 500
 
@@ -242,6 +243,18 @@ _NAMED: dict[Route, type[ResponsesStream | MessagesStream]] = {
 def stream_reader(call: Call) -> AnswerStream:
     named = _NAMED.get(call.route)
     return ChatStream(shows_usage=call.shows_usage, counts_along=call.counts_along) if named is None else named()
+
+
+def end_of(route: str) -> Callable[[bytes], bool]:
+    """Tells whether a block of a stream has its proper end."""
+    named = _NAMED.get(route)  # type: ignore[call-overload]  # a `Route` is a `str`
+    if named is None:
+        return lambda block: block.endswith(_DONES)
+    end = named.end
+    return lambda block: end.search(block) is not None
+
+
+_DONES = (DONE, b"data: [DONE]\r\n\r\n", b"data:[DONE]\n\n")
 
 
 def _printable(said: bytes) -> str:

@@ -13,7 +13,7 @@ import uvicorn
 from app.engines.http import HttpEngine, Timeouts
 from app.reliability.watch import Watch
 from app.wire.sse import DONE, event
-from tests.contract.rig import Fault, Rig
+from tests.contract.rig import Fault, Rig, sweeping
 
 WORDS = ("Grüße", ", ", "你好", " ", "👋🏽", "!")
 MODELS = {"object": "list", "data": [{"id": "demo", "object": "model", "max_model_len": 2_048}, {"id": "lora"}]}
@@ -112,8 +112,9 @@ class HttpRig(Rig):
     def __init__(self, small: Small, server: uvicorn.Server, port: int) -> None:
         self.small = small
         self.server = server
-        watch = Watch(time.monotonic)
-        self.engine: HttpEngine = HttpEngine(f"http://127.0.0.1:{port}/v1", watch=watch, timeouts=Timeouts(5, 5, 5))
+        self.watch = Watch(time.monotonic)
+        url = f"http://127.0.0.1:{port}/v1"
+        self.engine: HttpEngine = HttpEngine(url, watch=self.watch, timeouts=Timeouts(5, 5, 5))
 
     async def running(self) -> int:
         return self.small.running
@@ -141,7 +142,8 @@ async def over_http() -> AsyncIterator[Rig]:
         await server.startup(sockets=[listener])
         rig = HttpRig(small, server, listener.getsockname()[1])
         try:
-            yield rig
+            async with sweeping(rig.watch):
+                yield rig
         finally:
             await server.shutdown(sockets=[listener])
         assert rig.engine.open_connections == 0

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from app.engines.http import HttpEngine, Timeouts
 from app.reliability.watch import Watch
-from tests.contract.rig import Rig
+from tests.contract.rig import Rig, sweeping
 from tests.support.processes import Engine
 
 
@@ -16,7 +16,8 @@ class RealRig(Rig):
 
     def __init__(self, process: Engine) -> None:
         self.process = process
-        self.engine: HttpEngine = HttpEngine(process.url, watch=Watch(time.monotonic), timeouts=Timeouts(5, 5, 5, 30))
+        self.watch = Watch(time.monotonic)
+        self.engine: HttpEngine = HttpEngine(process.url, watch=self.watch, timeouts=Timeouts(5, 5, 5, 30))
 
     async def running(self) -> int:
         return await asyncio.to_thread(self.process.at_work)
@@ -25,5 +26,6 @@ class RealRig(Rig):
 @asynccontextmanager
 async def real(process: Engine) -> AsyncIterator[Rig]:
     rig = RealRig(process)
-    yield rig
+    async with sweeping(rig.watch):
+        yield rig
     assert rig.engine.open_connections == 0

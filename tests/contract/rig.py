@@ -10,6 +10,8 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import Enum
 
 import pytest
@@ -27,6 +29,7 @@ from app.errors import (
     EngineUnreachable,
 )
 from app.generation import Call, Route
+from app.reliability.watch import Watch
 
 PATIENCE_S = 1.0
 """In which an engine notices that nobody waits any more."""
@@ -68,7 +71,7 @@ class Rig(ABC):
         """From now on an answer ends in its middle."""
         pytest.skip("this engine does not break off when it is told to")
 
-    def call(self, *, stream: bool, long: bool = False) -> Call:
+    def call(self, *, stream: bool, long: bool = False, expires_in_s: float = math.inf) -> Call:
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": "What is a gateway? Grüße, 你好, 👋🏽"}],
@@ -83,7 +86,7 @@ class Rig(ABC):
             route=Route.CHAT,
             model=self.model,
             body=json.dumps(body).encode(),
-            expires_at=math.inf,
+            expires_at=time.monotonic() + expires_in_s,
             stream=stream,
         )
 
@@ -93,3 +96,14 @@ class Rig(ABC):
         while (now := await self.running()) != running:
             assert time.monotonic() < until, f"{now} requests are at work, not {running}"
             await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def sweeping(watch: Watch) -> AsyncIterator[None]:
+    """As in a gateway: what is overdue ends."""
+    task = asyncio.create_task(watch.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.errors import EngineBroken, EngineError, EngineFailed, EngineUnreachable
+from app.errors import DeadlinePassed, EngineBroken, EngineError, EngineFailed, EngineUnreachable
 from app.wire.answers import stream_reader, usage_of
 from app.wire.sse import data_of, split
 from tests.contract.over_http import over_http
@@ -251,6 +251,33 @@ async def test_a_whole_answer_that_breaks_off_is_no_answer(rig: Rig) -> None:
     with pytest.raises((EngineBroken, EngineFailed)) as caught:
         await answer(rig, stream=False)
     assert caught.value.retryable
+    await rig.comes_to(running=0)
+
+
+# --- deadlines ----------------------------------------------------------------------------------------------------
+
+
+@STREAM
+async def test_an_engine_gives_up_when_the_time_of_its_call_is_over(rig: Rig, stream: bool) -> None:
+    async def read() -> None:
+        async with rig.engine.open(rig.call(stream=stream, long=True, expires_in_s=0.1)) as blocks:
+            async for _ in blocks:
+                pass
+
+    with pytest.raises(DeadlinePassed):
+        await read()
+    await rig.comes_to(running=0)
+
+
+@STREAM
+async def test_a_call_that_comes_too_late_is_not_begun(rig: Rig, stream: bool) -> None:
+    async def read() -> None:
+        async with rig.engine.open(rig.call(stream=stream, expires_in_s=-1)) as blocks:
+            async for _ in blocks:
+                pass
+
+    with pytest.raises(DeadlinePassed):
+        await read()
     await rig.comes_to(running=0)
 
 

@@ -67,6 +67,8 @@ async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             recorder = Recorder()
             engines = engines or {"only": Scripted()}
             by_name: dict[str, Engine] = dict(engines)
+            for engine in engines.values():
+                engine.clock = clock
             flags = {"LOG_LEVEL": "error", "STATE_DIR": tmp_path / "state", **(settings or {})}
             loaded = Settings.load(env={}, env_file=None, **flags)
             gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder])

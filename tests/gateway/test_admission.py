@@ -98,7 +98,7 @@ async def test_a_tenant_that_fills_the_line_gives_up_places_to_others(build: Bui
         more = crowd.send(headers={b"host": b"light"})
         await until(lambda: more.ended)
         house.engine.go_on.set()
-    assert (last.status, last.error["code"]) == (503, "queue_full")
+    assert (last.status, last.error["code"], last.headers["x-gllm-reason"]) == (503, "displaced", "displaced")
     assert (more.status, more.error["code"]) == (503, "queue_full"), "both hold a place now"
     assert (first.status, light.status) == (200, 200)
 
@@ -394,3 +394,16 @@ async def test_a_limit_that_is_not_to_adapt_stays(build: Build) -> None:
         await house.gateway.prober.round()
         assert house.engine.running == 1
         house.engine.go_on.set()
+
+
+async def test_the_line_and_the_slots_are_measured(build: Build) -> None:
+    house = await build(settings=ONE_AT_A_TIME, only=stalling())
+    async with asyncio.TaskGroup() as tasks:
+        crowd = Crowd(house, tasks)
+        await crowd.running()
+        await crowd.waiting()
+        page = (await house.get("/metrics")).body.decode()
+        house.engine.go_on.set()
+    for line in ("gllm_requests_waiting 1.0", "gllm_slots_taken 1.0", "gllm_slots 1.0", "gllm_keyed_runs 0.0"):
+        assert line in page
+    assert "gllm_queue_wait_seconds_count 1.0" in (await house.get("/metrics")).body.decode()

@@ -245,11 +245,10 @@ async def test_where_twins_may_not_attach_they_are_told_to_come_back(build: Buil
 
 async def test_an_unforeseen_defect_is_a_500_for_all_and_frees_the_key(build: Build) -> None:
     house = await build(only=Scripted())
-    blocks = house.engine._blocks
-    house.engine._blocks = lambda call: 1 / 0  # type: ignore[assignment,method-assign,return-value]
+    house.engine.script = lambda call: 1 / 0  # type: ignore[assignment,return-value]
     done = await asyncio.gather(*(asks().run(house.gateway.app) for _ in range(2)))
     assert {(twin.status, twin.error["code"]) for twin in done} == {(500, "internal_error")}
-    house.engine._blocks = blocks  # type: ignore[method-assign]
+    house.engine.script = None
     assert (await asks().run(house.gateway.app)).status == 200
 
 

@@ -1,6 +1,7 @@
 """A request from its head to its end, and everything that was taken given back on each way out."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -154,6 +155,16 @@ async def test_after_the_first_byte_a_failure_is_one_error_event_and_no_done(
     assert house.recorder.last.outcome is Outcome.INTERRUPTED
 
 
+@pytest.mark.parametrize("error", [EngineBroken, EngineStalled])
+async def test_nothing_follows_done_whatever_its_engine_does_then(build: Build, error: type[EngineError]) -> None:
+    events = 8
+    house = await build(only=Scripted(break_at=events, break_with=error))
+    done = await house.post(asking(stream=True))
+    assert done.events()[-1] == "[DONE]"
+    assert done.ended
+    assert house.recorder.last.outcome is Outcome.OK
+
+
 async def test_a_stream_without_its_end_is_interrupted(build: Build) -> None:
     house = await build(only=Scripted(ends_properly=False))
     done = await house.post(asking(stream=True))
@@ -194,6 +205,47 @@ async def test_a_reader_that_stops_reading_is_cut_off(build: Build) -> None:
     assert house.engine.aborted == 1
 
 
+@pytest.mark.parametrize("reads", [0, 1], ids=["nothing", "all but the end"])
+async def test_a_reader_that_does_not_even_take_its_error_is_cut_off(build: Build, reads: int) -> None:
+    house = await build(only=Scripted(refuse_with=EngineFailed()))
+    exchange = Exchange("/v1/chat/completions", asking(), stop_reading_after=reads)
+    await _cut_off(
+        house,
+        asyncio.create_task(exchange.run(house.gateway.app)),
+        lambda: len(exchange.body) >= reads and exchange.status == 502,
+    )
+
+
+async def test_a_client_that_sends_no_body_and_reads_no_answer_is_cut_off(build: Build) -> None:
+    house = await build()
+    exchange = Exchange("/v1/chat/completions", body_parts=[], stop_reading_after=0)
+    running = asyncio.create_task(exchange.run(house.gateway.app))
+    await until(lambda: len(house.gateway.watch) == 1)
+    house.gateway.watch.clock = lambda: 1e9
+    house.gateway.watch.sweep()
+    await _cut_off(house, running, lambda: exchange.status == 408)
+
+
+async def _cut_off(house: House, running: "asyncio.Task[Exchange]", stalled: Callable[[], bool]) -> None:
+    await until(stalled)
+    house.gateway.watch.clock = lambda: 1e12
+    house.gateway.watch.sweep()
+    await running
+    assert house.recorder.last.outcome is Outcome.CLIENT_GONE
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_server_ends_by_force_is_not_recorded_as_well(build: Build, stream: bool) -> None:
+    house = await build(only=Scripted(stall_at=1 if stream else 0))
+    exchange = Exchange("/v1/chat/completions", asking(stream=stream))
+    running = asyncio.create_task(exchange.run(house.gateway.app))
+    await until(lambda: bool(exchange.blocks) if stream else house.engine.running == 1)
+    running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled()
+    assert (house.recorder.last.outcome, house.recorder.last.status) == (Outcome.DRAINING, 200 if stream else 503)
+
+
 async def test_a_cancel_from_outside_stays_a_cancel(build: Build) -> None:
     house = await build(only=Scripted(stall_at=0))
     running = asyncio.create_task(house.post(asking()))
@@ -218,8 +270,7 @@ async def test_while_draining_new_work_is_refused_and_running_work_finishes(buil
 
 
 async def test_an_unforeseen_defect_is_a_500_that_says_nothing(build: Build) -> None:
-    house = await build(only=Scripted())
-    house.engine._blocks = lambda call: 1 / 0  # type: ignore[assignment,method-assign,return-value]
+    house = await build(only=Scripted(script=lambda call: 1 / 0))  # type: ignore[arg-type,return-value]
     done = await house.post(asking())
     assert (done.status, done.error["code"]) == (500, "internal_error")
     assert "division" not in done.body.decode()

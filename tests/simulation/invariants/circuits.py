@@ -1,0 +1,60 @@
+"""Whether replicas that fail are left alone, and given their chance."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from app.engines.scripted import Work
+from app.errors import EngineBusy, EngineError, EngineRefused
+from app.telemetry.base import CircuitChanged
+from tests.simulation.history import History
+from tests.simulation.invariants.base import AT_ONCE_S, invariant
+
+
+@invariant
+def a_circuit_opens_only_after_failures_in_a_row(history: History) -> Iterator[str]:
+    """Backpressure is none, and neither is a client that leaves."""
+    most = history.world.settings["CIRCUIT_FAILURES"]
+    for name, periods in _circuits(history).items():
+        failed = [work.ended for work in history.works[name] if _is_blamed(work)]
+        for state, since, _ in periods:
+            before = sum(ended is not None and ended <= since + AT_ONCE_S for ended in failed)
+            if state == "open" and before < most:
+                yield f"the circuit of {name} opened at {since:.3f} after {before} failures in all"
+
+
+def _is_blamed(work: Work) -> bool:
+    """It failed; or it spoke what a gateway cannot read, and does not know so itself."""
+    fault = isinstance(work.error, EngineError) and not isinstance(work.error, EngineBusy | EngineRefused)
+    return fault or not work.script.ends_properly
+
+
+@invariant
+def an_open_circuit_lets_nobody_through(history: History) -> Iterator[str]:
+    for name, periods in _circuits(history).items():
+        for state, since, until in periods:
+            for work in history.works[name] if state == "open" else []:
+                if since + AT_ONCE_S < work.began < until - AT_ONCE_S:
+                    yield f"{name} was asked for {work.call.id} at {work.began:.3f}, its circuit was open"
+
+
+@invariant
+def a_half_open_circuit_lets_one_try_at_a_time(history: History) -> Iterator[str]:
+    for name, periods in _circuits(history).items():
+        for state, since, until in periods:
+            if state == "half_open":
+                trials = [work for work in history.works[name] if since - AT_ONCE_S <= work.began < until - AT_ONCE_S]
+                for one, other in pairwise(trials):
+                    if one.ended is None or one.ended > other.began + AT_ONCE_S:
+                        yield f"{one.call.id} and {other.call.id} tried {name} at once"
+
+
+def _circuits(history: History) -> dict[str, list[tuple[str, float, float]]]:
+    """By replica: in which state its circuit was, since when, and until when."""
+    periods: dict[str, list[tuple[str, float, float]]] = {name: [] for name in history.works}
+    for at, event in history.events:
+        if isinstance(event, CircuitChanged):
+            known = periods[event.replica]
+            if known:
+                known[-1] = (*known[-1][:2], at)
+            known.append((event.state, at, history.ended))
+    return periods

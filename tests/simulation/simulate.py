@@ -1,0 +1,278 @@
+"""A world from its beginning to its end, and its history."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+from unittest import mock
+
+from starlette.applications import Starlette
+
+from app.clock import Clock
+from app.cluster.replica import Replica, State
+from app.engines.base import Engine
+from app.gateway.app import Gateway
+from app.reliability.ledger import Selection, total
+from app.reliability.quota import LocalQuota
+from app.settings import Settings
+from app.telemetry.base import CircuitChanged, Event
+from app.telemetry.record import Record
+from tests.simulation.client import Client
+from tests.simulation.engines import Actor
+from tests.simulation.history import History, Left, Seen
+from tests.simulation.loop import Deadlock, VirtualLoop, run
+from tests.simulation.world import BEGAN_S, TenantPlan, Visit, World
+
+WARMS_UP_S = 1.0
+"""Until the first client may come: the engines are found."""
+
+SETTLES_S = 5.0
+"""Until the gateway must have noticed that all is well again, and given back whatever it held."""
+
+
+MONTH = timedelta(days=30)
+
+VISITOR = TenantPlan("visitor", 1.0, "normal", None, None, None)
+"""On whose behalf those come who look afterwards whether all is well."""
+
+FIRST_DAY = datetime(2026, 1, 31, tzinfo=UTC)
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+TURNS = 5
+"""In which a task that has just begun, and has nothing to wait for, ends: a probe is no leak."""
+
+
+def simulate(world: World) -> History:
+    with TemporaryDirectory(prefix="gllm-simulation-", dir=IN_MEMORY) as folder:
+        return _simulated(world, Path(folder))
+
+
+def _simulated(world: World, folder: Path) -> History:
+    stage = _Stage(world, folder)
+    with (
+        mock.patch("app.gateway.app._leave_what_stays_to_the_end"),
+        mock.patch("app.gateway.app.fastapi_app", _nothing_but_its_life),
+        mock.patch("app.gateway.app._utc_today", stage.today),
+        mock.patch("app.gateway.app._unix_now", stage.unix_now),
+        _ErrorLog(stage.history.logged),
+    ):
+        try:
+            run(stage.loop, stage.play(), world.seed)
+        except Deadlock as deadlock:
+            stage.history.stuck = str(deadlock)
+    stage.history.ended, stage.history.turns = stage.loop.time(), stage.loop.turns
+    return stage.history
+
+
+class _Stage:
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world = world
+        self.folder = folder
+        self.history = History(world, [])
+        self.loop = VirtualLoop(BEGAN_S - WARMS_UP_S, self._look)
+        self._tripped: set[str] = set()
+        self._gateway: Gateway | None = None
+
+    async def play(self) -> None:
+        world, history = self.world, self.history
+        afterwards = [_afterwards(world, model) for model in world.models] if world.drains_at is None else []
+        visits = {visit.id: visit for visit in (*world.visits, *afterwards)}
+        actors = {plan.name: Actor(plan, world, visits, self.loop.time) for plan in world.engines}
+        history.works = {name: actor.engine.works for name, actor in actors.items()}
+        gateway = self._gateway = self._build(actors)
+        async with _serving(gateway):
+            self._schedule(gateway, actors)
+            await asyncio.sleep(WARMS_UP_S)
+            usual = _tasks()
+            await self._come(gateway, world.visits, history.seen)
+            if world.drains_at is not None:
+                await asyncio.sleep(max(0.0, world.drains_at - self.loop.time()))
+                await gateway.admission.empty()
+            faults_end = max((fault.until for fault in world.faults), default=0.0)
+            await asyncio.sleep(max(0.0, faults_end - self.loop.time()) + SETTLES_S)
+            for visit in afterwards:
+                await self._come(gateway, [visit], history.afterwards)
+            await asyncio.sleep(SETTLES_S)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            history.charged = await self._charged(gateway)
+            history.left = Left(_held(gateway, actors), list((_tasks() - usual).elements()))
+        history.left.tasks += _tasks().elements()
+
+    def _build(self, actors: Mapping[str, Actor]) -> Gateway:
+        given = {"STATE_DIR": self.folder, **self.world.settings}
+        if self.world.tenants:
+            given["TENANTS_FILE"] = file = self.folder / "tenants.toml"
+            file.write_text("\n".join(tenant.toml() for tenant in (*self.world.tenants, VISITOR)))
+        settings = Settings.load(env={}, env_file=None, **given)
+        engines: dict[str, Engine] = {name: actor.engine for name, actor in actors.items()}
+        return Gateway(
+            settings, engines, clock=self.loop.time, backends=[_Told(self.history, self.loop.time, self._tripped)]
+        )
+
+    def _schedule(self, gateway: Gateway, actors: Mapping[str, Actor]) -> None:
+        for fault in self.world.faults:
+            self.loop.call_at(fault.at, actors[fault.engine].begin, fault)
+            self.loop.call_at(fault.until, actors[fault.engine].end, fault)
+        if self.world.drains_at is not None:
+            patience_s = self.world.settings["DRAIN_SECONDS"]
+            self.loop.call_at(self.world.drains_at, gateway.admission.drain, patience_s)
+
+    async def _charged(self, gateway: Gateway) -> tuple[int, int, int]:
+        everything = await gateway.books.report(Selection((FIRST_DAY - MONTH).date(), (FIRST_DAY + MONTH).date()))
+        amounts = total(everything.book)
+        return amounts.requests, amounts.prompt_tokens, amounts.completion_tokens
+
+    def today(self) -> date:
+        return self._wall_clock().date()
+
+    def unix_now(self) -> int:
+        return int(self._wall_clock().timestamp())
+
+    def _wall_clock(self) -> datetime:
+        now = self.loop.time()
+        return FIRST_DAY + timedelta(seconds=now + sum(by for at, by in self.world.wall_jumps if at <= now))
+
+    async def _come(self, gateway: Gateway, visits: Sequence[Visit], seen: list[Seen]) -> None:
+        """All of them, to their ends; and if these do not come, to the time when they should have."""
+        clients = [Client(visit) for visit in visits]
+        seen += [client.seen for client in clients]
+        running = [self.loop.create_task(client.run(gateway.app)) for client in clients]
+        over = max([self.loop.time(), *(visit.at for visit in visits)]) + self._longest_s()
+        _, late = await asyncio.wait(running, timeout=max(0.0, over - self.loop.time()))
+        if late:
+            names = sorted(client.visit.id for client in clients if client.seen.returned is None)
+            self.history.stuck = f"at {self.loop.time():.3f} s these had no end: {', '.join(names)}"
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late)
+        for task in running:
+            if not task.cancelled():
+                task.result()
+
+    def _longest_s(self) -> float:
+        """No request may be with the gateway for longer."""
+        limits = self.world.settings
+        return float(limits["REQUEST_TIMEOUT"] + limits["BODY_TIMEOUT"] + limits["WRITE_TIMEOUT"] + 1.0)
+
+    def _look(self) -> None:
+        """After each turn of the loop."""
+        if self._gateway is None:
+            return
+        peaks, now = self.history.peaks, self.loop.time()
+        replicas = self._gateway.fleet.replicas
+        for replica in replicas:
+            peaks.runs(replica.name, replica.running)
+        for model in self.world.models:
+            line = self._gateway.admission.line(model)
+            peaks.waits(model, len(line.queue), line.queue.tokens)
+            idle = line.queue and not line.returning and any(self._could_serve(replica, model) for replica in replicas)
+            peaks.idles(model, now, bool(idle))
+
+    def _could_serve(self, replica: Replica, model: str) -> bool:
+        """To anybody, at once. Not one whose circuit was ever open, as long as nobody is told when it closes, and not
+        while somebody returns: what is behind those who avoid the free replica waits with them
+        (tests/gateway/test_found_by_simulation.py).
+        """
+        ready = replica.state is State.READY and model in replica.models
+        return ready and replica.running < replica.slots - replica.reserved and replica.name not in self._tripped
+
+
+class _Told:
+    """A telemetry backend that writes the history."""
+
+    def __init__(self, history: History, clock: Clock, tripped: set[str]) -> None:
+        self._history = history
+        self._tripped = tripped
+        self._clock = clock
+
+    def began(self, record: Record) -> None:
+        self._history.begun.append(record.id)
+
+    def ended(self, record: Record) -> None:
+        self._history.records.append(record)
+
+    def note(self, event: Event) -> None:
+        self._history.events.append((self._clock(), event))
+        if isinstance(event, CircuitChanged):
+            self._tripped.add(event.replica)
+
+
+class _ErrorLog(logging.Handler):
+    """What the gateway, or the loop, logs as an error meanwhile."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._said = said
+        self._loggers = [logging.getLogger(name) for name in ("gllm", "asyncio")]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._said.append(self.format(record))
+
+    def __enter__(self) -> None:
+        for logger in self._loggers:
+            logger.addHandler(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for logger in self._loggers:
+            logger.removeHandler(self)
+
+
+def _nothing_but_its_life(*parts: Any) -> Starlette:
+    """What is behind the edge: nobody here asks for it, and it takes longer to build than many a world to live."""
+    *_, lifespan = parts
+    return Starlette(lifespan=lifespan)
+
+
+@asynccontextmanager
+async def _serving(gateway: Gateway) -> AsyncIterator[None]:
+    """As a server does: from the startup of the application to its shutdown."""
+    to_app: asyncio.Queue[str] = asyncio.Queue()
+    from_app: asyncio.Queue[str] = asyncio.Queue()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": await to_app.get()}
+
+    async def send(message: dict[str, Any]) -> None:
+        from_app.put_nowait(message["type"])
+
+    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
+    life = asyncio.get_running_loop().create_task(gateway.app(scope, receive, send))
+    to_app.put_nowait("lifespan.startup")
+    assert await from_app.get() == "lifespan.startup.complete"
+    try:
+        yield
+    finally:
+        to_app.put_nowait("lifespan.shutdown")
+        await life
+
+
+def _afterwards(world: World, model: str) -> Visit:
+    visit = Visit(id=f"{world.seed}-afterwards-{model}", at=BEGAN_S, model=model, stream=False, tokens=2)
+    return replace(visit, tenant=VISITOR.name, key=VISITOR.key) if world.tenants else visit
+
+
+def _held(gateway: Gateway, actors: Mapping[str, Actor]) -> dict[str, int]:
+    counts = {
+        "requests inside": gateway.admission.inside,
+        "requests in line": gateway.admission.waiting,
+        "runs with a key": len(gateway.replays),
+        "reservations": gateway.quota.running if isinstance(gateway.quota, LocalQuota) else 0,
+        "entries of the watch": len(gateway.watch),
+        **{f"leases of {replica.name}": replica.running for replica in gateway.fleet.replicas},
+        **{f"calls in {name}": actor.engine.running for name, actor in actors.items()},
+    }
+    return {what: count for what, count in counts.items() if count}
+
+
+def _tasks() -> Counter[str]:
+    """What runs, by the function that it began with."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    return Counter(getattr(task.get_coro(), "__qualname__", "") for task in others)

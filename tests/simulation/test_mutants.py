@@ -1,0 +1,133 @@
+"""Gateways with a defect that was put in: each is found, by the invariant that is there for it, in a few worlds.
+
+Without this nobody would know whether worlds are rough enough for an invariant to matter.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from app.cluster.fleet import Fleet
+from app.cluster.replica import Lease, Replica
+from app.errors import EngineBusy
+from app.gateway.admission import Admission
+from app.gateway.answers import EventStream
+from app.gateway.app import Gateway
+from app.gateway.intake import Intake
+from app.gateway.lifeline import Lifeline
+from app.reliability.account import Account
+from app.reliability.circuit import Circuit, CircuitState
+from app.reliability.fair_queue import FairQueue, Fifo
+from app.reliability.ledger import Ledger
+from app.reliability.recording import Recording
+from app.reliability.retry import RetryBudget
+from app.reliability.stores.answers import Key
+from app.reliability.stores.embedded import EmbeddedAnswers
+from app.wire.answers import ChatStream
+from tests.simulation.draw import world_of
+from tests.simulation.invariants import check
+from tests.simulation.simulate import simulate
+
+WORLDS = 150
+
+Defect = Callable[[], AbstractContextManager[Any]]
+
+
+def method(owner: type, name: str, instead: Any) -> Defect:
+    return lambda: mock.patch.object(owner, name, instead)
+
+
+def nothing(*args: Any, **kwargs: Any) -> None:
+    """What should be done is not."""
+
+
+def yes(*args: Any, **kwargs: Any) -> bool:
+    return True
+
+
+def twice(owner: type, name: str) -> Defect:
+    right = getattr(owner, name)
+
+    def doubled(*args: Any) -> None:
+        right(*args)
+        right(*args)
+
+    return method(owner, name, doubled)
+
+
+async def _blocks_lost(out: EventStream, block: bytes) -> None:
+    """The fourth block of each stream is never written."""
+    out.blocks = getattr(out, "blocks", 0) + 1  # type: ignore[attr-defined]
+    if out.blocks != 4:  # type: ignore[attr-defined]
+        await _write(out, block)
+
+
+async def _forgotten(answers: EmbeddedAnswers, key: Key) -> None:
+    """No key was ever used."""
+
+
+_write = EventStream.write
+_reader = Recording.reader
+_lease = Fleet.lease
+
+DEFECTS: dict[str, tuple[Defect, str]] = {
+    "a lease is not given back": (method(Lease, "release", nothing), "all_is_given_back"),
+    "who left the line is not forgotten": (method(Admission, "forget", nothing), "all_is_given_back"),
+    "what was reserved is not settled": (method(Account, "settle", nothing), "all_is_given_back"),
+    "a hang-up is not heard": (method(Lifeline, "_gone", nothing), "work_ends_with_its_request"),
+    "a stalled reader is waited for": (method(Lifeline, "writing", nothing), "a_stalled_reader_is_cut_off"),
+    "deadlines are not kept": (
+        method(Intake, "_time_allowed", lambda *_: math.inf),
+        "no_request_lasts_longer_than_it_may",
+    ),
+    "a failed replica is tried again": (
+        method(Fleet, "lease", lambda fleet, call, avoiding=(): _lease(fleet, call)),
+        "no_replica_is_tried_twice",
+    ),
+    "slots are not counted": (method(Replica, "has_room_for", yes), "no_replica_has_more_than_its_slots"),
+    "the line is endless": (method(FairQueue, "has_room_for", yes), "no_line_is_longer_than_its_places"),
+    "nobody hands on a free slot": (method(Admission, "_hand_on", nothing), "no_slot_idles_while_somebody_waits"),
+    "first come, first served": (
+        method(Gateway, "_line", lambda gateway: Fifo(gateway.clock)),
+        "those_who_wait_are_served_by_their_weights",
+    ),
+    "a crowd tries a sick replica": (
+        method(Circuit, "allows", lambda circuit: circuit.state is not CircuitState.OPEN or circuit.reopens_in() <= 0),
+        "a_half_open_circuit_lets_one_try_at_a_time",
+    ),
+    "backpressure is blamed": (
+        method(EngineBusy, "blames_engine", True),
+        "a_circuit_opens_only_after_failures_in_a_row",
+    ),
+    "retries have no budget": (method(RetryBudget, "withdraw", yes), "second_tries_stay_within_their_budgets"),
+    "kept answers are forgotten": (
+        method(EmbeddedAnswers, "find", _forgotten),
+        "a_key_is_executed_with_success_at_most_once",
+    ),
+    "the rest of a stream begins too late": (
+        method(Recording, "reader", lambda tape, seen, *more: _reader(tape, seen and min(seen + 1, len(tape)), *more)),
+        "who_comes_back_gets_the_rest",
+    ),
+    "usage is counted twice": (twice(Ledger, "add"), "the_ledger_has_what_was_recorded"),
+    "a block is lost": (method(EventStream, "write", _blocks_lost), "a_text_is_what_one_engine_made"),
+    "a stream that breaks off is believed": (
+        method(ChatStream, "close", nothing),
+        "a_stream_ends_with_done_or_with_an_error_and_nothing_follows",
+    ),
+}
+
+
+def _violated(worlds: int) -> Iterator[set[str]]:
+    for seed in range(worlds):
+        yield {violation.invariant for violation in check(simulate(world_of(seed)))}
+
+
+@pytest.mark.parametrize("what", DEFECTS)
+def test_a_defect_is_found(what: str) -> None:
+    defect, invariant = DEFECTS[what]
+    with defect():
+        assert any(invariant in violated for violated in _violated(WORLDS))
