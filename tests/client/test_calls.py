@@ -305,9 +305,8 @@ async def test_all_calls_of_a_client_share_its_retries(make: Make, server: Scrip
 # --- giving up ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_cancelled_call_tells_the_server(make: Make, server: Scripted, kind: str) -> None:
-    if kind == "sync":
-        pytest.skip("a thread cannot be cancelled")
+@pytest.mark.parametrize("kind", ["async"])
+async def test_a_cancelled_call_tells_the_server(make: Make, server: Scripted) -> None:
     server.says[:] = [Silent()]
     task = asyncio.create_task(make().chat())
     while not server.asked:
