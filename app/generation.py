@@ -48,7 +48,12 @@ class Call(msgspec.Struct, frozen=True):
     prompt_bytes: int = 0
     max_tokens: int | None = None
     choices: int = 1
+    """Answers asked for, of all prompts together."""
+    prompts: int = 1
+    """A completion may hold several."""
     traceparent: str | None = None
+    """What the engine is told of the trace that its work belongs to."""
+    tracestate: str = ""
     tenant: Tenant = ANONYMOUS
     priority: Priority = Priority.NORMAL
     key: str | None = None

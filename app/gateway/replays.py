@@ -119,7 +119,7 @@ class Replays:
         """From the recording to one client, as it grows."""
         try:
             try:
-                block = await reader.next()
+                block = await (reader.next() if run.call.stream else reader.whole())
             finally:
                 out.also(_head(run, first=first))
                 _tell(run, record, first=first)
@@ -260,4 +260,5 @@ def _tell(run: Run, record: Record, *, first: bool) -> None:
     if first and run.executes:
         record.replica, record.attempts = run.record.replica, run.record.attempts
         record.queued_s, record.events = run.record.queued_s, run.record.events
+        record.waits, record.tries = run.record.waits, run.record.tries
         record.usage, record.guessed = run.record.usage, run.record.guessed
