@@ -20,9 +20,16 @@ DEMO = LLMConfig(str(ROOT / "models" / "demo"), dtype="float32")
 StandIn = Callable[[str], None]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(autouse=True)
+def where_logs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Those of failures stay."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
 def service() -> Iterator[VLLMService]:
-    """Two servers of the demo model, for the whole run."""
+    """Two servers of the demo model. Other tests count their children, so these end with the module."""
     serving = ServeConfig(gpu_ids=[0, 1], port=24_100, engine="transformers", client_timeout=60)
     with VLLMService(DEMO, serving) as running:
         yield running
@@ -39,14 +46,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 
 @pytest.fixture
-def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_is_left(where_logs_go: Path) -> Iterator[None]:
     """After the test: no process, no descriptor and no file that were not there before."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before, open_files = keepers(), psutil.Process().num_fds()
     yield
     assert keepers() == before
     assert psutil.Process().num_fds() <= open_files
-    assert logs(tmp_path) == []
+    assert logs(where_logs_go) == []
 
 
 def keepers() -> list[psutil.Process]:

@@ -19,16 +19,6 @@ from tests.service.conftest import StandIn, environment, family, keepers, logs, 
 
 MODEL = LLMConfig("stand-in")
 SHOWS = scripts.SERVES + "print('hello there', flush=True); serve()"
-DIES_WHEN_ASKED = (
-    scripts.SERVES
-    + """
-class Mortal(Healthy):
-    def do_POST(self):
-        print("out of memory", flush=True)
-        import os; os._exit(9)
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Mortal).serve_forever()
-"""
-)
 
 
 def server(**said: Any) -> VLLMServer:
@@ -109,16 +99,13 @@ def test_a_host_that_is_not_this_machine_is_told(stand_in: StandIn, host: str) -
         server(host=host).start()
 
 
-def test_an_engine_that_refuses_is_told_with_its_own_last_words(
-    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_an_engine_that_refuses_is_told_with_its_own_last_words(stand_in: StandIn, where_logs_go: Path) -> None:
     stand_in(scripts.REFUSES)
     one = server()
     with pytest.raises(StartFailed, match=r"did not start: exit code 3\.\n  \| no such model: nowhere") as caught:
         one.start()
     assert caught.value.tail == ("no such model: nowhere/at-all",)
-    assert [str(each) for each in logs(tmp_path)] == [caught.value.log]
+    assert [str(each) for each in logs(where_logs_go)] == [caught.value.log]
     assert not one.is_running()
 
 
@@ -175,10 +162,7 @@ def test_a_closed_stderr_does_not_hold_it_up(stand_in: StandIn, monkeypatch: pyt
         pass
 
 
-def test_an_engine_that_dies_is_not_running_and_leaves_its_log(
-    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_an_engine_that_dies_is_not_running_and_leaves_its_log(stand_in: StandIn, where_logs_go: Path) -> None:
     stand_in(SHOWS)
     with server() as one:
         keepers()[0].children()[0].kill()
@@ -188,7 +172,7 @@ def test_an_engine_that_dies_is_not_running_and_leaves_its_log(
         assert one.life.ending == "killed by SIGKILL"
         one.start()  # again
         assert one.is_running()
-    assert [each.read_text() for each in logs(tmp_path)] == ["hello there\n"]
+    assert [each.read_text() for each in logs(where_logs_go)] == ["hello there\n"]
 
 
 # --- the end of the program that uses it ------------------------------------------------------------------------------

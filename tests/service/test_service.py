@@ -138,15 +138,14 @@ def test_no_gpu_and_the_same_one_twice_are_refused(gpus: list[int]) -> None:
 
 
 def test_a_model_that_does_not_exist_starts_nothing_and_is_told_in_the_engines_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where_logs_go: Path,
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = keepers()
     missing = VLLMService(LLMConfig("/no/such/model"), ServeConfig([0, 1], port=24_200, engine="transformers"))
     with pytest.raises(StartFailed, match="/no/such/model is not a folder with a model in it") as caught:
         missing.start()
     assert "/no/such/model is not a folder with a model in it." in caught.value.tail
-    assert caught.value.log in [str(each) for each in logs(tmp_path)]
+    assert caught.value.log in [str(each) for each in logs(where_logs_go)]
     assert keepers() == before
     missing.shutdown()
 
