@@ -43,6 +43,7 @@ class Dispatch:
         failed: dict[str, EngineError] = {}
         for attempt in itertools.count(1):
             record.replica, record.attempts = ticket.lease.replica.name, attempt
+            record.routed_by = ticket.lease.reason
             try:
                 await self._counted(ticket, call, out, record, failed)
             except EngineError as error:
@@ -119,7 +120,7 @@ class Dispatch:
                 won = race.winner
                 ticket.hold(won.lease)
                 self._hedge.saw(call.model, self._clock() - began)
-                record.replica = won.lease.replica.name
+                record.replica, record.routed_by = won.lease.replica.name, won.lease.reason
                 await self._stream(won.lease, won.first, won.blocks, call, out, record)
         await out.end()
 
@@ -142,7 +143,7 @@ class Dispatch:
     def _second(self, ticket: Ticket, failed: Collection[str]) -> Lease | None:
         """Another replica, if one has room while this one dawdles, and if that may be tried once more."""
         try:
-            lease = self._fleet.lease(ticket.call, avoiding=(ticket.lease.replica.name, *failed))
+            lease = self._fleet.lease(ticket.call, (ticket.lease.replica.name, *failed), ticket.cost)
         except NoReplica:
             return None
         if lease is not None and not self._hedge.take():

@@ -5,6 +5,7 @@ import re
 from app.errors import InvalidRequest
 
 _KEY = re.compile(rb'(?P<quote>"?)(?P<key>[A-Za-z0-9_.:-]{1,255})(?P=quote)')
+_SESSION = re.compile(rb"[A-Za-z0-9_.:-]{1,255}")
 _EVENT = re.compile(rb"[0-9]{1,9}")
 
 
@@ -22,3 +23,10 @@ def last_event_id(raw: bytes) -> int:
     if _EVENT.fullmatch(raw) is None:
         raise InvalidRequest("Give the 'id' of an event of this stream.", param="Last-Event-ID", code="invalid_header")
     return int(raw)
+
+
+def session_id(raw: bytes) -> str:
+    if _SESSION.fullmatch(raw) is None:
+        text = "Give one id of 1 to 255 letters, digits and '_', '.', ':', '-'."
+        raise InvalidRequest(text, param="X-Session-Id", code="invalid_header")
+    return raw.decode()

@@ -50,6 +50,7 @@ class House:
         assert len(self.gateway.replays) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
         assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
+        assert [replica.load for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
 
 
 Build = Callable[..., Awaitable[House]]
