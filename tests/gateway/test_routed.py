@@ -12,6 +12,7 @@ from tests.gateway.conftest import Build, House, asking
 from tests.support.asgi import JSON, Exchange
 from tests.support.until import until
 
+SESSION = {"ROUTING_POLICY": "session"}
 SYSTEM = {"role": "system", "content": "You are a careful assistant. " * 40}
 
 
@@ -30,7 +31,7 @@ def four() -> dict[str, Scripted]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_session_meets_the_same_replica_again(build: Build, stream: bool) -> None:
-    house = await build(**four())
+    house = await build(settings=SESSION, **four())
     for session in ("one", "two", "three"):
         answers = [await ask(house, session, stream=stream) for _ in range(4)]
         assert len({answer.headers["x-gllm-replica"] for answer in answers}) == 1
@@ -39,7 +40,7 @@ async def test_a_session_meets_the_same_replica_again(build: Build, stream: bool
 
 
 async def test_a_session_whose_replica_fails_moves_and_comes_back(build: Build) -> None:
-    house = await build(**four())
+    house = await build(settings=SESSION, **four())
     home = (await ask(house, "s")).headers["x-gllm-replica"]
     house.engines[home].refuse_with = EngineFailed()
     moved = await ask(house, "s")
@@ -95,7 +96,7 @@ async def test_an_answer_says_why_it_came_from_there(build: Build, policy: str, 
 
 
 async def test_an_answer_made_before_was_routed_before(build: Build) -> None:
-    house = await build(**four())
+    house = await build(settings=SESSION, **four())
     first, again = [await ask(house, "s", key="k") for _ in range(2)]
     assert first.headers["x-gllm-route"] == "session"
     assert "x-gllm-route" not in again.headers
@@ -104,7 +105,7 @@ async def test_an_answer_made_before_was_routed_before(build: Build) -> None:
 
 @pytest.mark.parametrize("error", [None, EngineRefused(), EngineFailed()], ids=repr)
 async def test_load_is_back_whatever_became_of_the_call(build: Build, error: Any) -> None:
-    house = await build(a=Scripted(refuse_with=error), b=Scripted(refuse_with=error))
+    house = await build(settings=SESSION, a=Scripted(refuse_with=error), b=Scripted(refuse_with=error))
     await ask(house, "s", max_tokens=500)
     assert [replica.load for replica in house.gateway.fleet.replicas] == [0, 0]
 

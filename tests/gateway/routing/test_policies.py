@@ -61,6 +61,13 @@ def test_every_policy_can_be_named_in_the_settings(policy: str) -> None:
     assert Settings.load(env={}, env_file=None, ROUTING_POLICY=policy).routing.policy == policy
 
 
+def test_unless_told_otherwise_sessions_stay_and_all_else_goes_to_the_less_busy_of_two() -> None:
+    assert Settings.load(env={}, env_file=None).routing.policy == "session"
+    by_default, by_two = seeded(3)["session"](), seeded(3)["power_of_two"]()
+    fleet = replicas(5, 3, 9, 1)
+    assert [by_default(fleet, CALL) for _ in range(50)] == [by_two(fleet, CALL) for _ in range(50)]
+
+
 def test_what_a_policy_needs_is_told_for_policies_that_there_are() -> None:
     assert POLICIES.keys() >= READS_PROMPTS | LOOKS_AT_LOAD
 
