@@ -48,6 +48,9 @@ class Call(msgspec.Struct, frozen=True):
     prompt_bytes: int = 0
     max_tokens: int | None = None
     choices: int = 1
+    """Answers asked for, of all prompts together."""
+    prompts: int = 1
+    """A completion may hold several."""
     traceparent: str | None = None
     tenant: Tenant = ANONYMOUS
     priority: Priority = Priority.NORMAL

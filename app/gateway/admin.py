@@ -71,7 +71,8 @@ class Admin:
         try:
             report = await self.books.report(selection)
         except Unreadable:
-            raise StoreDown("The usage ledger cannot be read at the moment.", code="ledger_unavailable") from None
+            text = "The usage ledger cannot be read at the moment."
+            raise StoreDown(text, code="ledger_unavailable", retry_after=1.0) from None
         return _page(selection, report)
 
 

@@ -26,6 +26,9 @@ OUTPUT_WEIGHT = 2.0
 DRAINED_S = 1.0
 """After so long a client may ask again: by then another gateway answers, or this one anew."""
 
+CAUTION = 1.1
+"""Waits are predicted so much longer: to be refused late is worse than to be refused."""
+
 DISPLACED = "Its place in the line was given to a call of higher priority, or of a tenant that had fewer."
 
 
@@ -92,6 +95,11 @@ class Ticket:
     def left_s(self) -> float:
         return self.expires_at - self._admission.clock()
 
+    @property
+    def turn_in_s(self) -> float:
+        """When a newcomer like this would have its turn, as far as can be known."""
+        return self._admission.wait_for(self)
+
     async def __aenter__(self) -> Self:
         admission = self._admission
         admission.enter(self)
@@ -128,6 +136,11 @@ class Ticket:
         if self._lease is not None:
             self._lease.release()
 
+    def finish(self) -> None:
+        """The engine has said all of its answer: no time limit and no drain takes that from the client any more."""
+        self._task = None
+        self.due = math.inf
+
     async def move(self, avoiding: Collection[str]) -> None:
         """To another replica, ahead of those that have not been served at all."""
         self.release()
@@ -158,7 +171,7 @@ class Ticket:
         self.due = math.inf
         if self._turn is not None and not self._turn.done():
             self._admission.forget(self)
-            self.refuse(WouldMissDeadline(retry_after=self._admission.wait_for(self)))
+            self.refuse(WouldMissDeadline(retry_after=self.turn_in_s))
         else:
             self.cut(DeadlinePassed())
 
@@ -253,6 +266,8 @@ class Admission:
     def enter(self, ticket: Ticket) -> None:
         if self.draining:
             raise Draining(retry_after=DRAINED_S)
+        if ticket.left_s <= 0:
+            raise DeadlinePassed
         self.entered += 1
         self._inside.add(ticket)
         self._watch.add(ticket)
@@ -293,18 +308,17 @@ class Admission:
         """A place in the line; refused at once where waiting cannot end well."""
         line = self.line(ticket.call.model)
         if self._refuses_early:
-            late_by = (
-                self.clock() + self.wait_for(ticket) + line.rate.times_of(ticket.cost).mostly_s - ticket.expires_at
-            )
-            if late_by >= 0:
+            needs_s = CAUTION * self.wait_for(ticket) + line.rate.times_of(ticket.cost).mostly_s
+            if (late_by := needs_s - ticket.left_s) >= 0:
                 raise WouldMissDeadline(retry_after=late_by)
-        while not line.queue.has_room_for(ticket):
-            again_s = line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model))
-            yields = line.queue.yielding_to(ticket)
-            if yields is None:
-                raise QueueFull(retry_after=again_s)
-            line.queue.remove(yields)
-            yields.refuse(QueueFull(DISPLACED, code="displaced", retry_after=again_s))
+        if not line.queue.has_room_for(ticket):
+            wait_s = line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model))
+            yielding = line.queue.yielding_to(ticket)
+            if not yielding:
+                raise QueueFull(retry_after=wait_s)
+            for each in yielding:
+                line.queue.remove(each)
+                each.refuse(QueueFull(DISPLACED, code="displaced", retry_after=wait_s))
         line.queue.push(ticket)
 
     def requeue(self, ticket: Ticket) -> None:
@@ -357,8 +371,8 @@ class Admission:
                 self._grant(head)
 
     def _comes_too_late(self, ticket: Ticket, line: Line) -> bool:
-        """More likely than not it would be cut in the middle: the work would be for nothing."""
-        return self._refuses_early and line.rate.times_of(ticket.cost).mean_s > ticket.left_s
+        """It would almost certainly be cut in the middle: the work would be for nothing."""
+        return self._refuses_early and line.rate.times_of(ticket.cost).hardly_s > ticket.left_s
 
     def _grant(self, ticket: Ticket) -> bool:
         try:
@@ -383,7 +397,7 @@ class Admission:
     def expire(self, now: float) -> None:
         self.due = math.inf
         for ticket in list(self._inside):
-            ticket.cut(Draining())
+            ticket.cut(Draining(retry_after=DRAINED_S))
 
     async def empty(self) -> None:
         """All have left."""

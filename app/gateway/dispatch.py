@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Cont
 from app.clock import Clock
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Lease
-from app.errors import EngineBusy, EngineError, EngineUnreachable, NoReplica
+from app.errors import EngineBusy, EngineError, EngineUnreachable, GatewayError, NoReplica
 from app.gateway.admission import Ticket
 from app.gateway.answers import Sink
 from app.gateway.hedge import Race
@@ -51,7 +51,7 @@ class Dispatch:
                 pause = None if out.committed else self._pause_after(attempt, error, call, failed, ticket.left_s)
                 self._tell(ticket.lease, call, error, retried=pause is not None)
                 if pause is None:
-                    _advise(error, len(failed))
+                    _advise(error, len(failed), ticket)
                     raise
             else:
                 ticket.lease.succeeded()
@@ -76,7 +76,7 @@ class Dispatch:
                 record.usage, record.events = None, 0
             elif record.usage is None:
                 record.guessed = True
-                record.usage = _guess(call, ticket, record)
+                record.usage = _guess(call, ticket, record.events, answered=out.committed)
 
     def _pause_after(
         self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
@@ -92,16 +92,19 @@ class Dispatch:
         try:
             await ticket.move(failed)
         except NoReplica:
-            raise list(failed.values())[-1] from None
+            last = list(failed.values())[-1]
+            _advise(last, len(failed), ticket)
+            raise last from None
 
     async def _relay(
         self, ticket: Ticket, call: Call, out: Sink, record: Record, failed: dict[str, EngineError]
     ) -> None:
         if not call.stream:
             async with ticket.lease.replica.engine.open(call) as blocks:
-                async for body in blocks:
-                    record.usage = usage_of(body)
-                    await out.write(body)
+                body = b"".join([block async for block in blocks])
+                record.usage = usage_of(body)
+                ticket.finish()
+            await out.write(body)
             return
         began = self._clock()
         hedge_s = self._hedge.after(call.model)
@@ -109,7 +112,7 @@ class Dispatch:
             async with ticket.lease.replica.engine.open(call) as blocks:
                 first = await anext(blocks, b"")
                 self._hedge.saw(call.model, self._clock() - began)
-                await self._stream(ticket.lease, first, blocks, call, out, record)
+                await self._stream(ticket, first, blocks, call, out, record)
         else:
 
             def lost(lease: Lease, error: EngineError) -> None:
@@ -121,21 +124,31 @@ class Dispatch:
                 ticket.hold(won.lease)
                 self._hedge.saw(call.model, self._clock() - began)
                 record.replica, record.routed_by = won.lease.replica.name, won.lease.reason
-                await self._stream(won.lease, won.first, won.blocks, call, out, record)
+                await self._stream(ticket, won.first, won.blocks, call, out, record)
         await out.end()
 
     async def _stream(
-        self, lease: Lease, first: bytes, blocks: AsyncIterator[bytes], call: Call, out: Sink, record: Record
+        self, ticket: Ticket, first: bytes, blocks: AsyncIterator[bytes], call: Call, out: Sink, record: Record
     ) -> None:
-        lease.answers()
+        ticket.lease.answers()
         reader = stream_reader(call)
+
+        def read(block: bytes) -> bytes:
+            shown = reader.read(block)
+            if reader.ended:
+                ticket.finish()
+            return shown
+
         try:
-            if shown := reader.read(first):
+            if shown := read(first):
                 await out.write(shown)
             async for block in blocks:
-                if shown := reader.read(block):
+                if shown := read(block):
                     await out.write(shown)
             reader.close()
+        except GatewayError:
+            if not reader.ended:  # what goes wrong after the proper end takes nothing from anybody
+                raise
         finally:
             record.usage = reader.usage
             record.events = reader.events
@@ -159,17 +172,20 @@ class Dispatch:
         self._telemetry.note(EngineErrorSeen(call.id, lease.replica.name, type(error).__name__, error.detail, retried))
 
 
-def _advise(error: EngineError, replicas: int) -> None:
-    """What was tried on several replicas is not to be tried again by the client's library on top."""
-    if replicas > 1 and not isinstance(error, EngineBusy):
-        error.should_retry = False
+def _advise(error: EngineError, replicas: int, ticket: Ticket) -> None:
+    """What was tried on several replicas is not to be tried again by the client's library on top. Backpressure is, once
+    there may be room."""
+    if not isinstance(error, EngineBusy):
+        error.should_retry = False if replicas > 1 else error.should_retry
+    elif error.retry_after is None:
+        error.retry_after = ticket.turn_in_s
 
 
-def _guess(call: Call, ticket: Ticket, record: Record) -> Usage:
+def _guess(call: Call, ticket: Ticket, events: int, *, answered: bool) -> Usage:
     """For an engine that does not tell, or did not come to it. An event is about a token; of a whole answer that was
     left, as much is made as there was time for."""
     expected = ticket.expected
     if call.stream:
-        return Usage(expected.prompt_tokens, record.events)
-    part = 1.0 if record.status == 200 else ticket.part_done
+        return Usage(expected.prompt_tokens, events)
+    part = 1.0 if answered else ticket.part_done
     return Usage(expected.prompt_tokens, round(part * expected.output_tokens))

@@ -57,12 +57,13 @@ class Intake:
         tenant: Tenant = ANONYMOUS,
     ) -> Call:
         request = parse(route, body)
-        choices = 1
+        choices = prompts = 1
         max_tokens: int | None = None
         stream = shows_usage = counts_along = False
         added: dict[str, Any] = {}
         if isinstance(request, Sampled):
-            choices = self._choices(request) * _prompts(request)
+            prompts = _prompts(request)
+            choices = self._choices(request) * prompts
             added = self._defaults(request)
         if isinstance(request, _ANSWERED_IN_TOKENS):
             stream = bool(request.stream)
@@ -89,6 +90,7 @@ class Intake:
             prompt_bytes=len(body),
             max_tokens=max_tokens,
             choices=choices,
+            prompts=prompts,
             traceparent=_traceparent(headers),
             tenant=tenant,
             priority=_priority(headers, tenant),

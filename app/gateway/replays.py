@@ -111,7 +111,7 @@ class Replays:
         """From the recording to one client, as it grows."""
         try:
             try:
-                block = await reader.next()
+                block = await (reader.next() if run.call.stream else reader.whole())
             finally:
                 out.also(_head(run, first=first))
                 _tell(run, record, first=first)

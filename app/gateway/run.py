@@ -83,6 +83,7 @@ class Run:
 
     def worked(self) -> None:
         """What remains is to keep the answer, and that is limited in itself."""
+        self.recording.complete = True
         self._expires_at = self._grace_s = math.inf
         self._aim()
 
@@ -105,7 +106,8 @@ class Run:
         self.due = min(self._expires_at, self._alone_since + self._grace_s)
 
     def _lost(self) -> None:
-        self.stop(StoreDown("While the store could not be reached, another gateway took this key over."))
+        text = "While the store could not be reached, another gateway took this key over."
+        self.stop(StoreDown(text, retry_after=1.0))
 
 
 class Tape:

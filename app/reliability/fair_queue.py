@@ -5,7 +5,7 @@ First the priority class, then the tenant that was served least for its weight (
 
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import count
+from itertools import chain, count
 from typing import Generic, Protocol
 
 from app.clock import Clock
@@ -13,6 +13,9 @@ from app.reliability.lane import Lane, Place, W, Waiting
 from app.tenant import Priority, Tenant
 
 __all__ = ["FairQueue", "Fifo", "Queue", "Waiting"]
+
+MOST_YIELDING = 8
+"""So many at most give up their places for one newcomer, however large its prompt."""
 
 
 def always(_: Waiting) -> bool:
@@ -35,8 +38,9 @@ class Queue(Protocol[W]):
         """Bounded in requests and in prompt tokens; an empty queue takes any one prompt."""
         ...
 
-    def yielding_to(self, waiter: W) -> W | None:
-        """Where there is no room: who has less right to its place than this newcomer, if anybody. To be removed."""
+    def yielding_to(self, waiter: W) -> list[W]:
+        """Where there is no room: those who have less right to their places than this newcomer, as many as it needs.
+        To be removed. None where that would not be enough."""
         ...
 
     def push(self, waiter: W) -> None:
@@ -90,14 +94,21 @@ class FairQueue(Generic[W]):
             return False
         return not self._places or self.tokens + waiter.prompt_tokens <= self._most_tokens
 
-    def yielding_to(self, waiter: W) -> W | None:
-        """The last one of a lower class; in the same class, of a tenant that holds more places for its weight."""
+    def yielding_to(self, waiter: W) -> list[W]:
+        """The last ones of lower classes; in the same class, of tenants that hold more places for their weight."""
         self._promote()
-        for lane in reversed(self._lanes[waiter.priority + 1 :]):
-            if (place := lane.last_of_largest()) is not None:
-                return place.waiter
-        place = self._lanes[waiter.priority].yielding_to(waiter)
-        return None if place is None else place.waiter
+        lower = (lane.yielding() for lane in reversed(self._lanes[waiter.priority + 1 :]))
+        yielding: list[W] = []
+        tokens = self.tokens
+        for place in chain(*lower, self._lanes[waiter.priority].yielding_to(waiter)):
+            yielding.append(place.waiter)
+            tokens -= place.waiter.prompt_tokens
+            left = len(self._places) - len(yielding)
+            if left < self._most and (not left or tokens + waiter.prompt_tokens <= self._most_tokens):
+                return yielding
+            if len(yielding) == MOST_YIELDING:
+                break
+        return []
 
     def push(self, waiter: W) -> None:
         lane = self._lanes[waiter.priority]
@@ -180,8 +191,8 @@ class Fifo(Generic[W]):
     def has_room_for(self, waiter: W) -> bool:
         return True
 
-    def yielding_to(self, waiter: W) -> W | None:
-        return None
+    def yielding_to(self, waiter: W) -> list[W]:
+        return []
 
     def push(self, waiter: W) -> None:
         self._places[id(waiter)] = waiter, self._clock()

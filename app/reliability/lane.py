@@ -14,6 +14,8 @@ few comparisons in Python, and unlike in a heap whoever leaves is gone at once.
 
 import math
 from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
@@ -68,11 +70,6 @@ class Account(Generic[W]):
     running: int = 0
     rank: tuple[float, int, str] = (0.0, 0, "")
 
-    @property
-    def held(self) -> float:
-        """Places, by weight. Somebody waits."""
-        return len(self.waiting) / self.waiting[0].waiter.tenant.weight
-
     def ahead_of(self, due: float) -> int:
         """How many wait already that are not due later."""
         return len(self.waiting) - bisect_left(self.waiting, (-due, -math.inf), key=_DUE)
@@ -80,7 +77,6 @@ class Account(Generic[W]):
 
 _DUE = attrgetter("due")
 _RANK = attrgetter("rank")
-_HELD = attrgetter("held")
 
 
 class Lane(Generic[W]):
@@ -145,22 +141,25 @@ class Lane(Generic[W]):
             ahead += min(waiting, int(turns) + 1) if before else math.ceil(turns)
         return ahead
 
-    def last_of_largest(self) -> Place[W] | None:
-        """Whose turn would come last, of the tenant that holds the most places for its weight."""
-        largest = max(self._order, key=_HELD, default=None)
-        return None if largest is None else largest.waiting[0]
-
-    def yielding_to(self, waiter: W) -> Place[W] | None:
-        """Whose place a newcomer gets when none is left; nobody's, if its own tenant would then hold as many.
+    def yielding_to(self, waiter: W) -> Iterator[Place[W]]:
+        """Whose places a newcomer gets when none is left, until its own tenant would hold as many.
 
         So places go round by weight, as turns do: a tenant that fills the line cannot shut out the others.
         """
-        last = self.last_of_largest()
         own = self._accounts.get(waiter.tenant.name)
-        held = (1 + (len(own.waiting) if own is not None else 0)) / waiter.tenant.weight
-        if last is None or held >= self._accounts[last.waiter.tenant.name].held:
-            return None
-        return last
+        return self.yielding((1 + (len(own.waiting) if own is not None else 0)) / waiter.tenant.weight)
+
+    def yielding(self, least: float = 0.0) -> Iterator[Place[W]]:
+        """Whose turn would come last, one after the other, each of the tenant that then holds the most places for its
+        weight; until that is no more than `least`."""
+        gone: Counter[str] = Counter()
+
+        def held(account: Account[W]) -> float:
+            return (len(account.waiting) - gone[account.name]) / account.waiting[0].waiter.tenant.weight
+
+        while self._order and held(largest := max(self._order, key=held)) > least:
+            yield largest.waiting[gone[largest.name]]
+            gone[largest.name] += 1
 
     def _arriving(self, tenant: Tenant) -> Account[W]:
         """Its account, lifted if it has been away."""

@@ -20,6 +20,8 @@ class Recording:
     """Frames in order. A frame is what is never torn: one event, or a whole body."""
 
     def __init__(self, max_bytes: int, max_frames: int) -> None:
+        self.complete = False
+        """All has been said; what is left is to keep it. Nobody is too late for that any more."""
         self.ended = False
         self.error: GatewayError | None = None
         self.kept = True
@@ -153,7 +155,7 @@ class Reader:
         """What has come since the last time, or `None` when all was read. Raises what the run ended with."""
         recording = self._recording
         while True:
-            if self._late:
+            if self._late and not recording.complete:
                 raise DeadlinePassed
             if self.at < len(recording):
                 block, self.at = recording.block(self.at)
@@ -164,6 +166,13 @@ class Reader:
                 return None
             self._news = asyncio.get_running_loop().create_future()
             await self._news
+
+    async def whole(self) -> bytes | None:
+        """All of it, and nothing unless it ends well."""
+        parts = []
+        while (part := await self.next()) is not None:
+            parts.append(part)
+        return b"".join(parts) if parts else None
 
     def _check_end(self) -> None:
         if self._recording.error is not None:

@@ -35,7 +35,13 @@ class Times:
 
     @property
     def mostly_s(self) -> float:
+        """Nearly none takes longer."""
         return self.mean_s + MOSTLY * self.off_s
+
+    @property
+    def hardly_s(self) -> float:
+        """Few take less."""
+        return max(0.0, self.mean_s - self.off_s)
 
 
 class ServiceRate:

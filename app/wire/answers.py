@@ -60,6 +60,10 @@ class _Chunk(msgspec.Struct):
     choices: list[Raw] | None = None
 
 
+class _Choice(msgspec.Struct):
+    index: Count = 0
+
+
 class _Nested(msgspec.Struct):
     """Where Responses (`response`) and Messages (`message`, or beside it) carry their usage."""
 
@@ -77,6 +81,7 @@ class _Failure(msgspec.Struct):
 
 _whole = msgspec.json.Decoder(_Whole).decode
 _chunk = msgspec.json.Decoder(_Chunk).decode
+_choice = msgspec.json.Decoder(_Choice).decode
 _nested = msgspec.json.Decoder(_Nested).decode
 _failure = msgspec.json.Decoder(_Failure).decode
 _usage = msgspec.json.Decoder(_Usage).decode
@@ -113,22 +118,28 @@ _COUNT_ALONG = re.compile(rb',(?<!"choices":\[\],)"usage":(\{[^{}]*(?:\{[^{}]*\}
 class ChatStream:
     """A stream of chat or completion chunks: `choices: []` carries the usage, `[DONE]` is the end.
 
-    `counts_along`: the engine tells with each chunk what is used so far, for us alone. So it is known to the token
-    what to charge when a client hangs up. That is cut out without reading it; only the last is ever read.
+    `counts_along`: the engine tells with each chunk what its choice has used so far, for us alone. So it is known to
+    the token what to charge when a client hangs up. That is cut out without reading it; only the last is ever read.
     """
 
-    def __init__(self, *, shows_usage: bool, counts_along: bool) -> None:
+    def __init__(self, *, shows_usage: bool, counts_along: bool, choices: int = 1, prompts: int = 1) -> None:
         self.events = 0
+        self.ended = False
+        """The engine has said so."""
         self._shows_usage = shows_usage
         self._counts_along = counts_along
+        self._choices = choices
+        self._per_prompt = choices // prompts
         self._usage: Usage | None = None
-        self._latest = b""
-        self._ended = False
+        self._latest: dict[int, bytes] = {}
+        """What was last told of each choice, since it was told of all."""
 
     @property
     def usage(self) -> Usage | None:
         """As far as it is known now."""
-        return _read(Raw(self._latest), self._usage)
+        read = {index: _read(Raw(count), self._usage) for index, count in self._latest.items()}
+        known = {index: usage for index, usage in read.items() if usage is not None}
+        return _sum(known, self._per_prompt) if known else self._usage
 
     def read(self, block: bytes) -> bytes:
         """What of `block` the client gets, possibly nothing."""
@@ -142,17 +153,23 @@ class ChatStream:
         if b'"error"' in block:
             self._check(block)
         if b"[DONE]" in block:
-            self._ended = self._ended or any(data_of(one) == b"[DONE]" for one in split(block))
+            self.ended = self.ended or any(data_of(one) == b"[DONE]" for one in split(block))
         return shown
 
     def close(self) -> None:
         """The engine has ended the stream: did it end properly?"""
-        if not self._ended:
+        if not self.ended:
             raise EngineBroken
 
     def _note(self, count: re.Match[bytes]) -> bytes:
-        self._latest = count[1]
+        if self._choices == 1:
+            self._latest[0] = count[1]
+        else:
+            self._tell_of(_index_beside(count), count[1])
         return b"}"
+
+    def _tell_of(self, index: int, usage: bytes) -> None:
+        self._latest[min(index, self._choices - 1)] = usage  # no more than were asked for, whatever an engine says
 
     def _count(self, one: bytes) -> bytes:
         if b'"usage"' not in one:
@@ -164,7 +181,11 @@ class ChatStream:
             return one
         if not _there(chunk.usage):
             return one
-        self._usage, self._latest = _read(chunk.usage, self.usage), b""
+        if chunk.choices and self._choices > 1:
+            self._tell_of(_index_of(chunk), bytes(chunk.usage))
+        else:
+            self._usage = _read(chunk.usage, self.usage)
+            self._latest.clear()
         if self._shows_usage:
             return one
         if not chunk.choices:
@@ -182,6 +203,32 @@ class ChatStream:
                     raise EngineBroken(detail=_printable(data))
 
 
+def _index_beside(count: re.Match[bytes]) -> int:
+    """Of the choice in the same event. No line ends inside JSON."""
+    begin = count.string.rfind(b"\n", 0, count.start()) + 1
+    try:
+        return _index_of(_chunk(data_of(count.string[begin : count.end()])))
+    except _UNREADABLE:
+        return 0
+
+
+def _index_of(chunk: _Chunk) -> int:
+    try:
+        return _choice(chunk.choices[0]).index if chunk.choices else 0
+    except _UNREADABLE:
+        return 0
+
+
+def _sum(counts: dict[int, Usage], per_prompt: int) -> Usage:
+    """Of choices, each of which tells its own tokens and its prompt's."""
+    prompts = {index // per_prompt: usage for index, usage in counts.items()}.values()
+    return Usage(
+        sum(prompt.prompt_tokens for prompt in prompts),
+        sum(usage.completion_tokens for usage in counts.values()),
+        sum(prompt.cached_tokens for prompt in prompts),
+    )
+
+
 class _NamedStream:
     """Responses and Messages: events have names, usage is always shown, and the last one's name is the end."""
 
@@ -191,7 +238,7 @@ class _NamedStream:
     def __init__(self) -> None:
         self.events = 0
         self.usage: Usage | None = None
-        self._ended = False
+        self.ended = False
 
     def read(self, block: bytes) -> bytes:
         self.events += block.count(b"\n\n")
@@ -200,11 +247,11 @@ class _NamedStream:
                 self._count(one)
         if failed := self.failure.search(block):
             raise EngineBroken(detail=_printable(block[failed.start() :]))
-        self._ended = self._ended or self.end.search(block) is not None
+        self.ended = self.ended or self.end.search(block) is not None
         return block
 
     def close(self) -> None:
-        if not self._ended:
+        if not self.ended:
             raise EngineBroken
 
     def _count(self, one: bytes) -> None:
@@ -242,7 +289,11 @@ _NAMED: dict[Route, type[ResponsesStream | MessagesStream]] = {
 
 def stream_reader(call: Call) -> AnswerStream:
     named = _NAMED.get(call.route)
-    return ChatStream(shows_usage=call.shows_usage, counts_along=call.counts_along) if named is None else named()
+    if named is not None:
+        return named()
+    return ChatStream(
+        shows_usage=call.shows_usage, counts_along=call.counts_along, choices=call.choices, prompts=call.prompts
+    )
 
 
 def end_of(route: str) -> Callable[[bytes], bool]:

@@ -27,10 +27,7 @@ class Stranger:
 
     def __init__(self, state_dir: Path) -> None:
         self.engine = Scripted()
-        flags: dict[str, Any] = {"LOG_LEVEL": "error", "ALLOW_ANONYMOUS": True, "STATE_DIR": state_dir}
-        flags["CIRCUIT_FAILURES"] = (
-            1_000  # this engine's streams break off where another dialect than chat is asked for
-        )
+        flags = {"LOG_LEVEL": "error", "ALLOW_ANONYMOUS": True, "STATE_DIR": state_dir}
         self.gateway = Gateway(Settings.load(env={}, env_file=None, **flags), {"only": self.engine})
         asyncio.run(self.gateway.prober.round())
         self.schema: Any = schemathesis.openapi.from_asgi("/openapi.json", self.gateway.app)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from app.reliability import lane
-from app.reliability.fair_queue import FairQueue, Fifo, Queue
+from app.reliability.fair_queue import MOST_YIELDING, FairQueue, Fifo, Queue
 from app.tenant import Priority, Tenant
 from tests.support.clock import FakeClock
 
@@ -243,15 +243,14 @@ def test_in_a_full_queue_the_tenant_that_fills_it_makes_room_for_others() -> Non
     waiters = [Waiter(A, expires_at=number) for number in (3, 9, 5, 7)]
     for waiter in waiters:
         full.push(waiter)
-    assert full.yielding_to(Waiter(A)) is None
-    assert full.yielding_to(Waiter(B)) is waiters[1], "whose turn would have come last"
+    assert full.yielding_to(Waiter(A)) == []
+    assert full.yielding_to(Waiter(B)) == [waiters[1]], "whose turn would have come last"
     for _ in range(2):
-        yields = full.yielding_to(Waiter(B))
-        assert yields is not None
+        (yields,) = full.yielding_to(Waiter(B))
         full.remove(yields)
         full.push(Waiter(B))
-    assert full.yielding_to(Waiter(B)) is None, "both hold the same"
-    assert full.yielding_to(Waiter(C)) is not None
+    assert full.yielding_to(Waiter(B)) == [], "both hold the same"
+    assert len(full.yielding_to(Waiter(C))) == 1
 
 
 def test_places_go_by_weight() -> None:
@@ -259,9 +258,9 @@ def test_places_go_by_weight() -> None:
     full = queue(places=4)
     for tenant in (heavy, heavy, heavy, A):
         full.push(Waiter(tenant))
-    assert full.yielding_to(Waiter(A)) is None
-    assert full.yielding_to(Waiter(heavy)) is None
-    assert full.yielding_to(Waiter(B)) is None, "nobody holds more for its weight than B would"
+    assert full.yielding_to(Waiter(A)) == []
+    assert full.yielding_to(Waiter(heavy)) == []
+    assert full.yielding_to(Waiter(B)) == [], "nobody holds more for its weight than B would"
 
 
 def test_a_lower_class_makes_room_for_a_higher_one_and_never_the_other_way() -> None:
@@ -269,10 +268,28 @@ def test_a_lower_class_makes_room_for_a_higher_one_and_never_the_other_way() -> 
     batch = [Waiter(A, priority=BATCH, expires_at=number) for number in (1, 2)]
     for waiter in (*batch, Waiter(A, priority=NORMAL)):
         full.push(waiter)
-    assert full.yielding_to(Waiter(A, priority=INTERACTIVE)) is batch[1]
-    assert full.yielding_to(Waiter(A, priority=NORMAL)) is batch[1]
-    assert full.yielding_to(Waiter(A, priority=BATCH)) is None
-    assert full.yielding_to(Waiter(B, priority=BATCH)) is batch[1]
+    assert full.yielding_to(Waiter(A, priority=INTERACTIVE)) == [batch[1]]
+    assert full.yielding_to(Waiter(A, priority=NORMAL)) == [batch[1]]
+    assert full.yielding_to(Waiter(A, priority=BATCH)) == []
+    assert full.yielding_to(Waiter(B, priority=BATCH)) == [batch[1]]
+
+
+def test_as_many_make_room_as_a_large_prompt_needs_and_nobody_where_that_is_not_enough() -> None:
+    full = queue(token_places=100)
+    waiters = [Waiter(A, prompt_tokens=20, expires_at=number) for number in (3, 9, 5, 7, 1)]
+    for waiter in waiters:
+        full.push(waiter)
+    assert full.yielding_to(Waiter(B, prompt_tokens=60)) == [waiters[1], waiters[3], waiters[2]]
+    assert full.yielding_to(Waiter(B, prompt_tokens=90)) == []
+    assert len(full.yielding_to(Waiter(B, prompt_tokens=900, priority=INTERACTIVE))) == 5, "an empty queue takes it"
+
+
+def test_one_newcomer_takes_only_so_many_places() -> None:
+    full = queue(token_places=100)
+    for _ in range(50):
+        full.push(Waiter(A, prompt_tokens=2))
+    assert len(full.yielding_to(Waiter(B, prompt_tokens=2 * MOST_YIELDING))) == MOST_YIELDING
+    assert full.yielding_to(Waiter(B, prompt_tokens=2 * MOST_YIELDING + 1)) == []
 
 
 @given(st.lists(st.sampled_from([A, B, C]), max_size=120), st.integers(1, 12))
@@ -282,10 +299,11 @@ def test_whoever_fills_the_queue_nobody_below_an_even_share_is_refused(comings: 
     for tenant in comings:
         newcomer = Waiter(tenant)
         if not full.has_room_for(newcomer):
-            yields = full.yielding_to(newcomer)
-            if yields is None:
+            yielding = full.yielding_to(newcomer)
+            if not yielding:
                 assert held[tenant.name] + 1 >= max(held.values())
                 continue
+            (yields,) = yielding
             held[yields.tenant.name] -= 1
             assert held[yields.tenant.name] >= held[tenant.name]
             full.remove(yields)

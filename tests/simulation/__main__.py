@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.draw import world_of
@@ -15,14 +16,14 @@ AT_ONCE = 50
 """Seeds that a process gets to run at a time."""
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seed", type=int, nargs="?", help="this one, with its history")
     parser.add_argument("--seeds", type=_span, metavar="FROM:TO", help="all of these")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--shrink", action="store_true", help="leave out what a violation does not need")
     parser.add_argument("--about", help="only those lines of the history that have this in them")
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     if asked.seeds is not None:
         return _many(asked.seeds, asked.jobs)
     if asked.seed is None:
@@ -54,7 +55,7 @@ def _many(seeds: range, jobs: int) -> int:
             for failure in found:
                 print(failure, flush=True)
             print(f"{done} of {len(seeds)} seeds, {failed} failed", file=sys.stderr, end="\r", flush=True)
-    print(f"{done} seeds, {failed} failed" + " " * 20)
+    print(f"{done} seeds, {failed} failed{' ' * 20}")
     return 1 if failed else 0
 
 

@@ -19,10 +19,11 @@ from app.clock import Clock
 from app.cluster.replica import Replica, State
 from app.engines.base import Engine
 from app.gateway.app import Gateway
+from app.reliability.circuit import CircuitState
 from app.reliability.ledger import Selection, total
 from app.reliability.quota import LocalQuota
 from app.settings import Settings
-from app.telemetry.base import CircuitChanged, Event
+from app.telemetry.base import Event
 from app.telemetry.record import Record
 from tests.simulation.client import Client
 from tests.simulation.engines import Actor
@@ -77,7 +78,6 @@ class _Stage:
         self.folder = folder
         self.history = History(world, [])
         self.loop = VirtualLoop(BEGAN_S - WARMS_UP_S, self._look)
-        self._tripped: set[str] = set()
         self._gateway: Gateway | None = None
 
     async def play(self) -> None:
@@ -113,9 +113,7 @@ class _Stage:
             file.write_text("\n".join(tenant.toml() for tenant in (*self.world.tenants, VISITOR)))
         settings = Settings.load(env={}, env_file=None, **given)
         engines: dict[str, Engine] = {name: actor.engine for name, actor in actors.items()}
-        return Gateway(
-            settings, engines, clock=self.loop.time, backends=[_Told(self.history, self.loop.time, self._tripped)]
-        )
+        return Gateway(settings, engines, clock=self.loop.time, backends=[_Told(self.history, self.loop.time)])
 
     def _schedule(self, gateway: Gateway, actors: Mapping[str, Actor]) -> None:
         for fault in self.world.faults:
@@ -173,24 +171,20 @@ class _Stage:
         for model in self.world.models:
             line = self._gateway.admission.line(model)
             peaks.waits(model, len(line.queue), line.queue.tokens)
-            idle = line.queue and not line.returning and any(self._could_serve(replica, model) for replica in replicas)
-            peaks.idles(model, now, bool(idle))
+            peaks.idles(model, now, bool(line.queue) and any(_could_serve(replica, model) for replica in replicas))
 
-    def _could_serve(self, replica: Replica, model: str) -> bool:
-        """To anybody, at once. Not one whose circuit was ever open, as long as nobody is told when it closes, and not
-        while somebody returns: what is behind those who avoid the free replica waits with them
-        (tests/gateway/test_found_by_simulation.py).
-        """
-        ready = replica.state is State.READY and model in replica.models
-        return ready and replica.running < replica.slots - replica.reserved and replica.name not in self._tripped
+
+def _could_serve(replica: Replica, model: str) -> bool:
+    """To anybody, at once."""
+    ready = replica.state is State.READY and model in replica.models and replica.circuit.state is CircuitState.CLOSED
+    return ready and replica.running < replica.slots - replica.reserved
 
 
 class _Told:
     """A telemetry backend that writes the history."""
 
-    def __init__(self, history: History, clock: Clock, tripped: set[str]) -> None:
+    def __init__(self, history: History, clock: Clock) -> None:
         self._history = history
-        self._tripped = tripped
         self._clock = clock
 
     def began(self, record: Record) -> None:
@@ -201,8 +195,6 @@ class _Told:
 
     def note(self, event: Event) -> None:
         self._history.events.append((self._clock(), event))
-        if isinstance(event, CircuitChanged):
-            self._tripped.add(event.replica)
 
 
 class _ErrorLog(logging.Handler):

@@ -175,6 +175,12 @@ def _went_on_elsewhere(history: History) -> None:
     seen.blocks = [(at, b"id: %d\n%b" % (number, block)) for number, (at, block) in enumerate(seen.blocks, 3)]
 
 
+def _heard_late_that_it_is_full(history: History) -> None:
+    seen = _seen(history, WHOLE)
+    seen.status, seen.blocks = 503, [(BEGAN_S + 1.5, b'{"error":{"code":"queue_full"}}')]
+    _record(history, WHOLE, status=503, outcome=Outcome.QUEUE_FULL, error="QueueFull")
+
+
 Break = Callable[[History], object]
 
 
@@ -291,9 +297,7 @@ BREAKS: dict[str, list[Break]] = {
     "a_refusal_costs_no_engine_anything": [
         lambda history: _record(history, WHOLE, outcome=Outcome.QUEUE_FULL, error="QueueFull"),
     ],
-    "a_full_line_is_said_at_once": [
-        lambda history: _record(history, WHOLE, outcome=Outcome.QUEUE_FULL, error="QueueFull"),
-    ],
+    "a_full_line_is_said_at_once": [_heard_late_that_it_is_full],
     "who_is_sent_away_for_a_while_is_told_for_how_long": [
         lambda history: setattr(_seen(history, WHOLE), "status", 503),
         _told_not_when,

@@ -52,6 +52,10 @@ class RedisServer:
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(timeout=10)
+
     def stop(self) -> None:
         self.resume()
         self._process.terminate()

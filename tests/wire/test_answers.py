@@ -116,6 +116,40 @@ def test_counts_along_the_way_leave_the_final_count_to_who_asked_for_it() -> Non
     assert relayed(blocks, counts_along=True) == (uncounted("a") + uncounted("b") + DONE, Usage(7, 2))
 
 
+def of_choice(index: int, prompt_tokens: int, completion_tokens: int, **how: Any) -> bytes:
+    choice = {"delta": {"content": "a", "tool_calls": [{"index": 3}]}, "index": index}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return one(HEAD | {"choices": [choice], "usage": usage}, **how)
+
+
+@pytest.mark.parametrize("how", [COMPACT, {}])
+@pytest.mark.parametrize("asked", [{"counts_along": True}, {"shows_usage": True}])
+def test_counts_along_the_way_are_those_of_single_choices(how: dict[str, Any], asked: dict[str, bool]) -> None:
+    """As vLLM and SGLang tell them. Only the last one is of all."""
+    reader = reader_of(Route.CHAT, choices=2, **asked)
+    reader.read(of_choice(0, 7, 1, **how))
+    assert reader.usage == Usage(7, 1)
+    reader.read(of_choice(1, 7, 1, **how) + of_choice(0, 7, 2, **how))
+    reader.read(of_choice(0, 7, 3, **how))
+    assert reader.usage == Usage(7, 4)
+    reader.read(one(HEAD | {"choices": [], "usage": USAGE | {"completion_tokens": 9}}, **how))
+    assert reader.usage == Usage(7, 9)
+
+
+def test_more_choices_than_were_asked_for_are_not_remembered_one_by_one() -> None:
+    reader = reader_of(Route.CHAT, choices=2, counts_along=True)
+    for index in range(1_000):
+        reader.read(of_choice(index, 7, 1, **COMPACT))
+    assert reader.usage == Usage(7, 2)
+
+
+def test_each_of_several_prompts_counts_once() -> None:
+    reader = reader_of(Route.COMPLETIONS, choices=4, prompts=2, counts_along=True)
+    for index, (prompt_tokens, made) in enumerate([(7, 1), (7, 2), (30, 3), (30, 4)]):
+        reader.read(of_choice(index, prompt_tokens, made, **COMPACT))
+    assert reader.usage == Usage(37, 10)
+
+
 def test_what_only_looks_like_a_count_is_the_models_own_text() -> None:
     text = uncounted('","usage":{"completion_tokens":9}}\n\n')
     assert relayed([text, DONE], counts_along=True) == (text + DONE, None)

@@ -6,10 +6,9 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
 
 from app.clock import Clock
-from app.engines.scripted import wire
+from app.engines.scripted import dialects
 from app.engines.scripted.work import End, Work
 from app.errors import DeadlinePassed, EngineBroken, EngineFailed, EngineSilent, EngineStalled, GatewayError
-from app.wire.sse import DONE
 
 
 class Exchange:
@@ -73,19 +72,17 @@ class Exchange:
         """Tokens to make, and events to send. Each is asked for when those before it are done."""
         work, script = self.work, self.work.script
         words: Iterable[str] = itertools.cycle(script.words) if script.endless else script.words
-        if not work.call.stream:
+        call = work.call
+        if not call.stream:
             yield from words
-            yield wire.whole(work)
+            yield dialects.whole(call, work.text, work.told_usage)
             return
-        yield wire.chunk(work, {"role": "assistant", "content": ""})
+        yield from dialects.begins(call, work.told_usage)
         for word in words:
             yield word
-            yield wire.chunk(work, {"content": word})
-        yield wire.chunk(work, {}, "stop")
-        if script.tells_usage:
-            yield wire.usage(work)
-        if script.ends_properly:
-            yield DONE
+            yield dialects.says(call, word, work.told_usage if call.counts_along else None)
+        events = dialects.ends(call, work.text, work.told_usage)
+        yield from events if script.ends_properly else events[:-1]
 
     async def _takes(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

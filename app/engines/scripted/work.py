@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
+from app.engines.scripted.dialects import counts, is_complete
 from app.engines.scripted.script import Script
 from app.errors import GatewayError
 from app.generation import Call, Usage
-from app.wire.sse import DONE
 
 
 class End(StrEnum):
@@ -43,7 +44,7 @@ class Work:
         self.ended = now
 
     def gives(self, block: bytes) -> None:
-        self.said_all = block.endswith(DONE) if self.call.stream else True
+        self.said_all = is_complete(self.call, block)
         if b'"usage"' in block and self.script.lies is None:
             self.told = self.usage
 
@@ -54,3 +55,10 @@ class Work:
     @property
     def usage(self) -> Usage:
         return Usage(self.script.prompt_tokens, len(self.made))
+
+    @property
+    def told_usage(self) -> Any:
+        """As the engine tells it, true or not."""
+        if not self.script.tells_usage:
+            return None
+        return counts(self.call, self.usage) if self.script.lies is None else self.script.lies

@@ -158,8 +158,13 @@ class Writer:
 
     _names_prompt = False
 
+    def _usage_of(self, choice: Choice) -> UsageBody:
+        """In a choice's own events: what vLLM tells there is not that of all."""
+        prompt, produced = len(choice.job.prompt), choice.produced
+        return UsageBody(prompt, prompt + produced, produced, PromptTokensDetails(choice.job.cached_tokens))
+
     def _event(self, choice: Any, prompt: list[int] | None = None) -> bytes:
-        usage = self.usage() if self.order.usage_always else None
+        usage = self._usage_of(self.order.choices[choice.index]) if self.order.usage_always else None
         chunk = Chunk(self.id, self.chunk, self.created, self.model, [choice], usage, prompt)
         return event(chunk)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from app.clock import Clock
 
@@ -15,6 +17,12 @@ Part = str | bytes | int | float
 """Of a command."""
 Command = Sequence[Part]
 Connect = Callable[[], "AbstractConnection"]
+
+_MEANT = (
+    "REDIS_URL must be a URL like redis://:PASSWORD@HOST:6379/0; in a password '#', '/' and '?' are written as %23, "
+    "%2F and %3F."
+)
+_DATABASE = re.compile(r"/?[0-9]*")
 
 IDLE_S = 60.0
 """A connection unused for longer may have been cut by something in between, which says nothing about Redis."""
@@ -87,7 +95,9 @@ def connector(url: str) -> Connect:
     try:
         given: dict[str, Any] = dict(parse_url(url))
     except ValueError:  # its text may show the password
-        raise UnusableStore("REDIS_URL must be a URL like redis://:PASSWORD@HOST:6379/0.") from None
+        raise UnusableStore(_MEANT) from None
+    if _is_misread(url):
+        raise UnusableStore(_MEANT)
     given.pop("max_connections", None)
     kind: type[AbstractConnection] = given.pop("connection_class", Connection)
     ours = {"socket_timeout": None, "socket_connect_timeout": None, "decode_responses": False, "protocol": 2}
@@ -100,6 +110,15 @@ def connector(url: str) -> Connect:
     except Exception:
         raise UnusableStore("REDIS_URL has an option that redis-py does not know.") from None
     return connect
+
+
+def _is_misread(url: str) -> bool:
+    """redis-py takes a database that is no number for the first, and parts of a password for a host and a port, which
+    it then names in its errors."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return False
+    return bool(parts.fragment) or not parts.hostname or _DATABASE.fullmatch(parts.path) is None
 
 
 async def _answer(connection: AbstractConnection) -> Any:

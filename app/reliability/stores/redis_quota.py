@@ -24,8 +24,6 @@ from app.tenant import Limits
 
 LEASE_S = 15.0
 RENEWED_S = 5.0
-GATHERED_S = 0.005
-"""What ends within this time is settled together."""
 BATCH = 200
 """Settlements, or renewals, that are sent to Redis at once."""
 UNSENT = 100_000
@@ -69,7 +67,11 @@ class RedisQuota:
         return self._reserved(call, expected, scopes) if scopes else Reservation()
 
     async def run(self) -> None:
-        """Sends what is given back, and renews what is held. Runs as long as the gateway does."""
+        """Sends what is given back, and renews what is held. Runs as long as the gateway does.
+
+        At once, because whoever has got an answer may ask again at once, here or elsewhere; what ends during one round
+        trip goes with the next.
+        """
         renew_at = self._clock()
         try:
             while True:
@@ -81,7 +83,6 @@ class RedisQuota:
                     async with asyncio.timeout(renew_at - self._clock()):
                         await self._news.wait()
                 self._news.clear()
-                await asyncio.sleep(GATHERED_S)
         finally:
             await self.settle()
 

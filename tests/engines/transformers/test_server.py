@@ -109,6 +109,18 @@ async def test_usage_can_stand_in_every_event(client: httpx.AsyncClient) -> None
     assert counts[-1] == 6
 
 
+async def test_in_an_event_it_is_that_of_its_choice_as_in_vllm(client: httpx.AsyncClient) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    asked: Json = {"prompt": ["A queue is", "Docker"], "max_tokens": 4, "ignore_eos": True, "n": 2}
+    *events, last = await streamed(client, "/v1/completions", **asked, stream_options=options)
+    counts = {event["choices"][0]["index"]: event["usage"] for event in events}
+    assert [counts[index]["completion_tokens"] for index in range(4)] == [4] * 4
+    prompts = [counts[index]["prompt_tokens"] for index in range(4)]
+    assert prompts[:2] != prompts[2:]
+    assert sum(prompts) == 2 * last["usage"]["prompt_tokens"]
+    assert last["usage"]["completion_tokens"] == 16
+
+
 async def test_a_completion_stream_has_vllms_events(client: httpx.AsyncClient) -> None:
     events = await streamed(client, "/v1/completions", prompt="A queue is", max_tokens=6, temperature=0)
     assert {event["object"] for event in events} == {"text_completion"}

@@ -304,12 +304,32 @@ async def test_a_closed_store_keeps_no_connection(server: RedisServer, stores: S
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:6379", "http://:very-secret@h", "redis://h:port", "redis://:very-secret@h?db=x", "redis://h?x=1"]
+    "url",
+    [
+        "localhost:6379",
+        "http://:very-secret@h",
+        "redis://h:port",
+        "redis://:very-secret@h?db=x",
+        "redis://h?x=1",
+        "redis://:very-secret@h/first",
+        "redis://",
+        "redis://:p@very-secret#word@h:6379/0",  # from here on its parts would be taken for a host, a port, a database
+        "redis://:p@very-secret/word@h:6379/0",
+        "redis://:1?very-secret@h:6379/0",
+    ],
 )
 def test_an_unusable_url_is_told_without_its_password(url: str) -> None:
     with pytest.raises(UnusableStore, match="REDIS_URL") as refused:
         SharedStore(url, 1, time.monotonic, lambda up, why: None)
     assert "very-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h", "redis://h:6379/", "rediss://:p@ss%23w@h:6379/2", "redis://[::1]:6379", "unix:///run/redis.sock"],
+)
+def test_a_url_that_may_be_meant_is_taken(url: str) -> None:
+    SharedStore(url, 1, time.monotonic, lambda up, why: None)
 
 
 def test_a_missing_package_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

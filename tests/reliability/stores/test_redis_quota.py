@@ -22,6 +22,7 @@ from tests.reliability.calls import call, expected, tenant
 from tests.reliability.worlds import GENEROUS_S, SharedWorld, shared_world
 from tests.support.clock import FakeClock
 from tests.support.redis_server import RedisServer, redis_server
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -263,6 +264,18 @@ async def test_the_loop_sends_what_is_given_back_and_says_that_the_gateway_lives
             while await is_refused(gateway(world.store), of):
                 await asyncio.sleep(0)
     assert world.quota.gateways == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_loop_holds_up_nothing_that_is_given_back(world: SharedWorld) -> None:
+    """Who asks one after the other never meets a limit of one."""
+    running = asyncio.create_task(world.quota.run())
+    async with world.quota.reserve(call(tenant(concurrent=1)), expected()):
+        while world.quota.gateways is None:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+    await until(lambda: not world.quota._unsent, steps=20)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

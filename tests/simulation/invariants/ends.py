@@ -49,7 +49,7 @@ def the_client_saw_what_was_recorded(history: History) -> Iterator[str]:
     for seen, record in with_records(history):
         if seen.left is not None:
             overtaken = record.outcome is not Outcome.CLIENT_GONE and record.ended > seen.left + AT_ONCE_S
-            if overtaken or (record.outcome is Outcome.OK and seen.killed is not None):
+            if overtaken or (record.outcome is Outcome.OK and seen.killed is not None and not seen.is_done):
                 yield f"{record.id} left before its end, and is recorded as {record.outcome}"
         elif seen.ended is None:
             yield f"{record.id} stayed, and its answer has no end; recorded as {record.outcome}"

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from tests.simulation.history import History
 from tests.simulation.invariants.base import AT_ONCE_S, code_of, invariant, with_records
 
-UNTIMED = ("engine_busy", "draining", "request_larger_than_limit")
-"""Refusals that may leave open how long they hold: an engine's own, one that came in the middle of the work, and one
-that holds for ever."""
+UNTIMED = ("request_larger_than_limit",)
+"""Refusals that may leave open how long they hold: one that holds for ever."""
 
 
 @invariant
@@ -52,8 +51,9 @@ def a_refusal_costs_no_engine_anything(history: History) -> Iterator[str]:
 
 @invariant
 def a_full_line_is_said_at_once(history: History) -> Iterator[str]:
+    """Who had a place and had to yield it hears something else."""
     for seen, record in with_records(history):
-        if record.error == "QueueFull" and code_of(seen) != "displaced" and seen.returned is not None:
+        if record.error == "QueueFull" and code_of(seen) == "queue_full" and seen.returned is not None:
             late = seen.returned - seen.blocked_s - (seen.body_sent or seen.sent)
             if late > AT_ONCE_S:
                 yield f"{record.id} heard after {late:.3f} s that the line is full"
