@@ -54,6 +54,10 @@ lint: $(DEV_READY) ## Check style, formatting, and that imports only go down the
 types: $(DEV_READY) ## Check the types
 	@$(BIN)/mypy
 
+.PHONY: simulate
+simulate: $(DEV_READY) ## Look for a seed that fails, thousands at a time (ARGS="--seeds 0:20000")
+	@$(BIN)/python -m tests.simulation $(if $(ARGS),$(ARGS),--seeds 0:3000)
+
 .PHONY: bench
 bench: $(DEV_READY) ## Measure (ARGS="--help")
 	@$(BIN)/python -m bench $(ARGS)
@@ -66,8 +70,9 @@ docs: $(RUN_READY) ## Write the generated documents and .env.example anew
 lock: $(VENV_MADE) ## Choose the versions of all dependencies anew
 	@$(INSTALL) uv
 	@rm -f requirements/*.lock
-	@$(call compile,dev,requirements/torch.in --extra transformers --extra redis --extra dev)
-	@$(call compile,transformers,requirements/torch.in --extra transformers --constraints requirements/dev.lock)
+	@$(call compile,dev,requirements/torch.in --extra transformers --extra redis --extra tracing --extra dev)
+	@$(call compile,transformers,requirements/torch.in --extra transformers --extra tracing \
+		--constraints requirements/dev.lock)
 	@$(call compile,base,--constraints requirements/dev.lock)
 
 compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

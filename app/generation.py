@@ -52,6 +52,8 @@ class Call(msgspec.Struct, frozen=True):
     prompts: int = 1
     """A completion may hold several."""
     traceparent: str | None = None
+    """What the engine is told of the trace that its work belongs to."""
+    tracestate: str = ""
     tenant: Tenant = ANONYMOUS
     priority: Priority = Priority.NORMAL
     key: str | None = None

@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 from app.gateway.app import Gateway
+from app.gateway.listener import CannotListen
 from app.settings import BadSetting, Settings
 
 
@@ -11,7 +12,7 @@ from app.settings import BadSetting, Settings
 def gateway() -> Gateway:
     try:
         return Gateway(Settings.load())
-    except BadSetting as error:
+    except (BadSetting, CannotListen) as error:
         raise SystemExit(f"gllm: {error}") from None
 
 

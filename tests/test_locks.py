@@ -12,10 +12,11 @@ CHECKOUT = Path(__file__).parents[1]
 LOCKS = ("base", "transformers", "dev")
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+IN_DEV = ("transformers", "redis", "tracing", "dev")
 ASKED = {
     "base": PROJECT["dependencies"],
-    "transformers": PROJECT["dependencies"] + EXTRAS["transformers"],
-    "dev": PROJECT["dependencies"] + EXTRAS["transformers"] + EXTRAS["redis"] + EXTRAS["dev"],
+    "transformers": PROJECT["dependencies"] + EXTRAS["transformers"] + EXTRAS["tracing"],
+    "dev": PROJECT["dependencies"] + [need for extra in IN_DEV for need in EXTRAS[extra]],
 }
 PINNED = re.compile(
     r"^(?P<name>[a-z0-9.-]+)==(?P<version>\S+)(?: ; .+)? \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"

@@ -185,7 +185,9 @@ class Ticket:
             await turn
         finally:
             self._turn = None
-            self._record.queued_s += self._admission.clock() - began
+            ended = self._admission.clock()
+            self._record.queued_s += ended - began
+            self._record.waits += ((began, ended),)
             if self._lease is None:
                 self._admission.forget(self)
 

@@ -5,8 +5,9 @@ import gc
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -20,9 +21,12 @@ from app.gateway.admission import Admission, Ticket
 from app.gateway.auth import Door, KeyedDoor, OpenDoor
 from app.gateway.behind import fastapi_app
 from app.gateway.dispatch import Dispatch
-from app.gateway.edge import Edge, EdgeLimits
+from app.gateway.edge import RECORD, Edge, EdgeLimits
 from app.gateway.endpoints import PROBED, Endpoints
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.intake import Defaults, Intake
+from app.gateway.internal import InternalListener, Probes
+from app.gateway.listener import Address, listener
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.replays import Replays
@@ -46,13 +50,19 @@ from app.reliability.stores.redis_quota import RedisQuota
 from app.reliability.stores.shared import SharedAnswers
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
-from app.telemetry.base import Everyone, StoreChanged, Telemetry, TenantsRead
+from app.telemetry.base import CollectorChanged, Everyone, StoreChanged, Telemetry, TenantsRead
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
 from app.tenants.file import BadTenants
 from app.tenants.follower import Follower
 from app.tenants.roster import Roster
 from app.version import VERSION
+
+if TYPE_CHECKING:
+    from app.telemetry.tracing.tracer import Tracer
+
+SPANS_SENT_S = 3.0
+"""How long a stop waits for the collector to take the last spans."""
 
 GARBAGE_THRESHOLD = 20_000
 """New objects between two looks for garbage; Python's own 700 is a dozen requests."""
@@ -71,13 +81,15 @@ class Gateway:
         on_progress: OnProgress = lambda name, line: None,
     ) -> None:
         """`engines` stand in for those that the settings describe; `backends` are told beside the usual ones;
-        `on_progress` hears what engines say while they load. Raises `BadSetting` for a bad file of tenants."""
+        `on_progress` hears what engines say while they load. Raises `BadSetting` for a bad file of tenants, and
+        `CannotListen` for METRICS_PORT."""
         self.settings = settings
         self.clock = clock
         self.tenants = self._tenants()
         self.watch = Watch(clock)
         self.metrics = Metrics() if settings.telemetry.metrics else None
         self.log = LogWriter()
+        self.tracer = self._tracer()
         self.telemetry = Everyone(*self._telemetry(), *backends)
         self.store = self._shared_store()
         self.books = self._books()
@@ -90,10 +102,15 @@ class Gateway:
         self.supply.add(engines)
         self.answers = self._answers()
         self.replays = Replays(self.answers, settings.idempotency, self.watch)
+        self.heartbeat = Heartbeat(clock, self.metrics.loop_lag if self.metrics else lambda seconds: None)
+        self.internal = self._internal()
         endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), int(_unix_now()))
         admin = Admin(self.books)
+        behind = fastapi_app(endpoints, admin, self._lifespan)
+        if self.tracer is not None:
+            self._instrument(behind, self.tracer)
         self.app = Edge(
-            fastapi_app(endpoints, admin, self._lifespan),
+            behind,
             self._door(),
             self._intake(),
             self._pipeline(),
@@ -101,6 +118,7 @@ class Gateway:
             self.watch,
             self._edge_limits(),
             endpoints.paths | admin.paths,
+            None if self.tracer is None else self.tracer.begin,
         )
         if self.metrics is not None:
             self._measure(self.metrics)
@@ -119,7 +137,7 @@ class Gateway:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """What runs for as long as the server does. Engines go last: what still runs at the end runs on them."""
         try:
-            async with self.supply.started(), self._loops():
+            async with self.supply.started(), self._loops(), self._internally():
                 _leave_what_stays_to_the_end()
                 async with self.replays.running(self.settings.listen.drain_s):
                     yield
@@ -128,11 +146,13 @@ class Gateway:
             await self.books.aclose()
             if self.store is not None:
                 await self.store.aclose()
+            if self.tracer is not None:
+                await asyncio.to_thread(self.tracer.close, SPANS_SENT_S)
             self.log.close()
 
     @asynccontextmanager
     async def _loops(self) -> AsyncIterator[None]:
-        loops = [self.watch.run, self.prober.run, self.books.run, self.answers.run]
+        loops = [self.heartbeat.run, self.watch.run, self.prober.run, self.books.run, self.answers.run]
         if self.tenants is not None:
             loops.append(self.tenants.run)
         if self.store is not None:
@@ -146,6 +166,9 @@ class Gateway:
             finally:
                 for task in running:
                     task.cancel()
+
+    def _internally(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self.internal is None else self.internal.serving()
 
     # --- the parts that settings decide -------------------------------------------------------------------------
 
@@ -169,11 +192,43 @@ class Gateway:
     def _telemetry(self) -> list[Telemetry]:
         logs = self.settings.logs
         as_json = logs.format == "json" or (logs.format == "auto" and not sys.stderr.isatty())
-        backends: list[Telemetry] = [self.metrics] if self.metrics is not None else []
+        backends: list[Telemetry] = [each for each in (self.metrics, self.tracer) if each is not None]
         if logs.level in ("debug", "info"):
             unlogged = () if logs.level == "debug" else PROBED
             backends.append(RequestLog(self.log, as_json=as_json, unlogged=unlogged))
         return backends
+
+    def _internal(self) -> InternalListener | None:
+        """Its port is taken now, before a model is loaded."""
+        host, port = self.settings.telemetry.metrics_host, self.settings.telemetry.metrics_port
+        if port is None:
+            return None
+        taken = listener(Address(host, port, "METRICS_HOST", "set METRICS_PORT="))
+        return InternalListener(taken, Probes(self.fleet, self.admission, self.metrics, self.heartbeat))
+
+    def _tracer(self) -> "Tracer | None":
+        """Where it is off, its SDK is not even imported."""
+        telemetry = self.settings.telemetry
+        if not telemetry.traced:
+            return None
+        from app.telemetry.tracing.sdk import NoExporter, Sdk
+        from app.telemetry.tracing.tracer import Tracer
+
+        dropped = self.metrics.spans_dropped if self.metrics else lambda spans: None
+        try:
+            sdk = Sdk.configured(telemetry.otel, VERSION)
+        except NoExporter as error:
+            raise BadSetting(str(error)) from None
+        engine = self.settings.engine.type
+        return Tracer(sdk, engine, self.clock, _unix_now, dropped, self._collector_changed)
+
+    def _instrument(self, behind: FastAPI, tracer: "Tracer") -> None:
+        from app.telemetry.tracing.instrumentation import instrument
+
+        instrument(behind, tracer.provider, self.settings.telemetry.otel, lambda scope: scope[RECORD], PROBED)
+
+    def _collector_changed(self, available: bool, reason: str) -> None:
+        self.telemetry.note(CollectorChanged(available, reason))
 
     def _shared_store(self) -> SharedStore | None:
         storage = self.settings.storage

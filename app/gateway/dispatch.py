@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterable
+
+import msgspec
 
 from app.clock import Clock
 from app.cluster.fleet import Fleet
@@ -15,7 +17,7 @@ from app.generation import Call, Usage
 from app.reliability.hedge import HedgeDelay
 from app.reliability.retry import Retry, RetryBudget
 from app.telemetry.base import EngineErrorSeen, Telemetry
-from app.telemetry.record import Record
+from app.telemetry.record import Attempt, Record
 from app.wire.answers import stream_reader, usage_of
 
 
@@ -65,18 +67,29 @@ class Dispatch:
     ) -> None:
         """Whatever ends the work of an engine, what it used is known afterwards. A failure that the client has seen
         nothing of is not on their account."""
-        charged = True
+        charged, failure = True, ""
+        traced = self._begin(ticket.lease, call, record)
         try:
-            await self._relay(ticket, call, out, record, failed)
-        except EngineError:
-            charged = out.committed
+            await self._relay(ticket, traced, out, record, failed)
+        except EngineError as error:
+            charged, failure = out.committed, type(error).__name__
             raise
         finally:
+            _end(record.tries, self._clock(), failure)
             if not charged:
                 record.usage, record.events = None, 0
             elif record.usage is None:
                 record.guessed = True
                 record.usage = _guess(call, ticket, record.events, answered=out.committed)
+
+    def _begin(self, lease: Lease, call: Call, record: Record) -> Call:
+        """An attempt is written down. Where traces are kept, the engine's part in it hangs below this attempt."""
+        attempt = Attempt(lease.replica.name, self._clock())
+        record.tries += (attempt,)
+        if record.trace is None or not record.trace.sampled:
+            return call
+        attempt.trace = record.trace.child()
+        return msgspec.structs.replace(call, traceparent=attempt.trace.traceparent)
 
     def _pause_after(
         self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
@@ -115,14 +128,20 @@ class Dispatch:
                 await self._stream(ticket, first, blocks, call, out, record)
         else:
 
+            def second() -> tuple[Lease, Call] | None:
+                lease = self._second(ticket, failed)
+                return None if lease is None else (lease, self._begin(lease, call, record))
+
             def lost(lease: Lease, error: EngineError) -> None:
                 failed[lease.replica.name] = error
+                _end(_on(lease, record), self._clock(), type(error).__name__)
                 self._tell(lease, call, error, retried=True)
 
-            async with Race(ticket.lease, call, hedge_s, lambda: self._second(ticket, failed), lost) as race:
-                won = race.winner
+            async with Race(ticket.lease, call, hedge_s, second, lost) as race:
+                won, now = race.winner, self._clock()
                 ticket.hold(won.lease)
-                self._hedge.saw(call.model, self._clock() - began)
+                self._hedge.saw(call.model, now - began)
+                _end_outrun(record.tries, won.lease, now)
                 record.replica, record.routed_by = won.lease.replica.name, won.lease.reason
                 await self._stream(ticket, won.first, won.blocks, call, out, record)
         await out.end()
@@ -170,6 +189,23 @@ class Dispatch:
         if isinstance(error, EngineUnreachable):
             self._fleet.failed(lease.replica, type(error).__name__)
         self._telemetry.note(EngineErrorSeen(call.id, lease.replica.name, type(error).__name__, error.detail, retried))
+
+
+def _on(lease: Lease, record: Record) -> list[Attempt]:
+    return [attempt for attempt in record.tries if attempt.replica == lease.replica.name]
+
+
+def _end(tries: Iterable[Attempt], now: float, failure: str) -> None:
+    """Those that have not ended yet."""
+    for attempt in tries:
+        if not attempt.ended:
+            attempt.ended, attempt.error = now, failure
+
+
+def _end_outrun(tries: Iterable[Attempt], winner: Lease, now: float) -> None:
+    for attempt in tries:
+        if not attempt.ended and attempt.replica != winner.replica.name:
+            attempt.ended, attempt.outrun = now, True
 
 
 def _advise(error: EngineError, replicas: int, ticket: Ticket) -> None:

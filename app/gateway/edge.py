@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +36,19 @@ from app.reliability.watch import Watch
 from app.telemetry.base import Telemetry
 from app.telemetry.record import Record
 from app.tenant import Tenant
+from app.trace import Trace
 from app.wire.errors import row_of
+from app.wire.headers import trace_context
 
 log = logging.getLogger("gllm")
 
 Scope = dict[str, Any]
+
+BeginTrace = Callable[[Trace | None, str], Trace]
+"""A place in the trace for a request of this name, below its caller's."""
+
+RECORD = "gllm.record"
+"""Where what is behind finds the record of its request."""
 
 CONNECTION = "gllm.connection"
 """The ASGI extension under which our server protocol offers itself."""
@@ -84,6 +93,7 @@ class Edge:
         watch: Watch,
         limits: EdgeLimits,
         known_paths: frozenset[str] = frozenset(),
+        begin_trace: BeginTrace | None = None,
     ) -> None:
         self._behind = behind
         self._door = door
@@ -94,6 +104,7 @@ class Edge:
         self._clock: Clock = watch.clock
         self._limits = limits
         self._known_paths = known_paths
+        self._begin_trace = begin_trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,6 +113,8 @@ class Edge:
         headers: Headers = dict(scope["headers"])
         route = HOT_PATHS.get(scope["path"])
         record = Record(_request_id(headers), self._endpoint(scope, route), scope["method"], self._clock())
+        if self._begin_trace is not None and route is not None:
+            record.trace = self._begin_trace(trace_context(headers), record.endpoint)
         self._telemetry.began(record)
         try:
             if route is None:
@@ -137,7 +150,7 @@ class Edge:
             tenant = self._admit(scope, headers, record)
             self._check_head(scope, headers)
             body = await client.body(self._limits.max_body_bytes, self._limits.body_timeout_s)
-            call = self._intake.call(route, record.id, body, headers, record.began, tenant)
+            call = self._intake.call(route, record.id, body, headers, record.began, tenant, record.trace)
             record.model, record.stream = call.model, call.stream
             if call.stream:
                 out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s)
@@ -168,7 +181,7 @@ class Edge:
             await send(message)
 
         try:
-            scope[TENANT] = self._admit(scope, headers, record)
+            scope[TENANT], scope[RECORD] = self._admit(scope, headers, record), record
             await self._behind(scope, receive, told)  # type: ignore[arg-type]  # one ASGI, two spellings of its types
         except GatewayError as error:
             _failed(record, error)

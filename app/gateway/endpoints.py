@@ -132,10 +132,11 @@ class Endpoints:
         starting = any(replica.state is State.STARTING for replica in self.fleet.replicas)
         return "starting" if starting else "unhealthy"
 
-    async def metrics_page(self) -> Response:
+    async def metrics_page(self, request: Request) -> Response:
         if self.metrics is None:
             raise UnknownPath
-        return Response(self.metrics.page(), media_type=self.metrics.content_type)
+        content_type, page = self.metrics.page(request.headers.get("accept", ""))
+        return Response(page, media_type=content_type)
 
     async def models(self, request: Request) -> Models:
         tenant = tenant_of(request)

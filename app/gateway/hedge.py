@@ -48,8 +48,9 @@ class Race:
     """
 
     def __init__(
-        self, first: Lease, call: Call, after_s: float, second: Callable[[], Lease | None], lost: Lost
+        self, first: Lease, call: Call, after_s: float, second: Callable[[], tuple[Lease, Call] | None], lost: Lost
     ) -> None:
+        """`second`: another replica, and the call as it is to be told there, if there may be a second try."""
         self.winner: Try
         self._first = first
         self._call = call
@@ -77,11 +78,11 @@ class Race:
         await self.winner.aclose()
 
     async def _won(self) -> Try:
-        self._start(self._first)
+        self._start(self._first, self._call)
         done, _ = await asyncio.wait(self._running, timeout=self._after_s)
         if not done and (second := self._take_second()) is not None:
-            self._second = second
-            self._start(second)
+            self._second, call = second
+            self._start(self._second, call)
         failure: EngineError | None = None
         while self._running:
             done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -101,8 +102,8 @@ class Race:
         assert failure is not None, "the first has not won"
         raise failure
 
-    def _start(self, lease: Lease) -> None:
-        task = asyncio.get_running_loop().create_task(Try(lease, self._call).begin())
+    def _start(self, lease: Lease, call: Call) -> None:
+        task = asyncio.get_running_loop().create_task(Try(lease, call).begin())
         self._running[task] = lease
 
     async def _stop_losers(self) -> None:

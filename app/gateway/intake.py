@@ -12,9 +12,10 @@ from app.errors import InvalidRequest, WrongMediaType
 from app.generation import Call, Route
 from app.reliability.fingerprint import fingerprint
 from app.tenant import ANONYMOUS, Priority, Tenant
+from app.trace import Trace
 from app.wire.edits import put_fields
 from app.wire.fields import StreamOptions
-from app.wire.headers import idempotency_key, last_event_id, session_id
+from app.wire.headers import idempotency_key, last_event_id, session_id, trace_context
 from app.wire.parsing import parse
 from app.wire.requests import AnyRequest, ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampled
 
@@ -23,10 +24,8 @@ PrefixOf = Callable[[AnyRequest, str, Tenant], tuple[int, ...]]
 """What the choice of a replica is to know of a prompt for this model."""
 
 _DEADLINE = re.compile(rb"[0-9]{1,9}")
-_TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _ANSWERED_IN_TOKENS = (ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest)
 _PRIORITIES = {each.name.lower().encode(): each for each in Priority}
-_NO_TRACE = (b"0" * 32, b"0" * 16)
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,9 @@ class Intake:
         headers: Headers,
         now: float,
         tenant: Tenant = ANONYMOUS,
+        trace: Trace | None = None,
     ) -> Call:
+        """`trace`: the request's own place in its trace; without one of ours the engine gets the client's."""
         request = parse(route, body)
         choices = prompts = 1
         max_tokens: int | None = None
@@ -78,6 +79,7 @@ class Intake:
             if not shows_usage or counts_along:
                 added["stream_options"] = _counting(options, along=counts_along)
         key, seen = _resumable(headers)
+        place = trace or trace_context(headers)
         return Call(
             id=request_id,
             route=route,
@@ -91,7 +93,8 @@ class Intake:
             max_tokens=max_tokens,
             choices=choices,
             prompts=prompts,
-            traceparent=_traceparent(headers),
+            traceparent=None if place is None else place.traceparent,
+            tracestate="" if place is None else place.state,
             tenant=tenant,
             priority=_priority(headers, tenant),
             key=key,
@@ -170,12 +173,3 @@ def _resumable(headers: Headers) -> tuple[str | None, int]:
         return None, 0
     seen = headers.get(b"last-event-id")
     return idempotency_key(key), 0 if seen is None else last_event_id(seen)
-
-
-def _traceparent(headers: Headers) -> str | None:
-    """The client's trace, if it is one; anything else starts a new one."""
-    given = headers.get(b"traceparent")
-    if given is None or _TRACEPARENT.fullmatch(given) is None:
-        return None
-    _, trace, span, _ = given.split(b"-")
-    return None if trace == _NO_TRACE[0] or span == _NO_TRACE[1] else given.decode()

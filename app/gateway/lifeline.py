@@ -55,7 +55,7 @@ class Lifeline:
     ) -> None:
         task, self._task = self._task, None
         self._watch.discard(self)
-        if self._connection is not None:
+        if self._connection is not None and self._connection.on_lost == self._gone:  # else the next request is there
             self._connection.on_lost = None
         if self._watcher is not None:
             self._watcher.cancel()

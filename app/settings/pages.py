@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from app.settings.reading import WITHOUT_EFFECT, WITHOUT_EFFECT_PREFIX
+from app.settings.reading import WITHOUT_EFFECT
 from app.settings.tree import branches, demo_model, names_of
 
 WRITTEN_BY = "`make docs` writes this file from `app/settings/`."
@@ -26,7 +26,8 @@ def env_example() -> str:
     for title, name, info in _settings():
         if title:
             lines += ["", f"# {title}"]
-        lines += ["", *(f"# {line}" for line in wrap(str(info.description), 100)), f"# {name}={_default(info)}"]
+        lines += ["", *(f"# {line}" for line in wrap(str(info.description), 100))]
+        lines.append(f"# ({name})" if name.endswith("*") else f"# {name}={_default(info)}")
     return "\n".join(lines) + "\n"
 
 
@@ -43,12 +44,13 @@ def configuration() -> str:
             lines += ["", f"## {title}", "", "| Setting | Default | |", "| --- | --- | --- |"]
         default = _default(info)
         lines.append(f"| `{name}` | {f'`{default}`' if default else ''} | {info.description} |")
-    idle = ", ".join(f"`{name}`" for name in sorted(WITHOUT_EFFECT))
     lines += [
         "",
-        "## Without effect yet",
+        "## Without effect",
         "",
-        f"Accepted, and told once at the start: {idle}, and every name that begins with `{WITHOUT_EFFECT_PREFIX}`.",
+        "They may stand in a `.env` of the past, and are told of at the start:",
+        "",
+        *(f"- `{name}`: {why}." for name, why in WITHOUT_EFFECT.items()),
         "",
         f"*{WRITTEN_BY}*",
     ]
@@ -68,6 +70,8 @@ def _default(info: FieldInfo) -> str:
     value: Any = info.get_default(call_default_factory=True, validated_data={})
     match value:
         case None | () | "":
+            return ""
+        case dict():
             return ""
         case bool():
             return str(value).lower()

@@ -12,17 +12,12 @@ from dotenv.parser import parse_stream
 
 log = logging.getLogger("gllm.settings")
 
-WITHOUT_EFFECT = frozenset(
-    {
-        "APP_NAME",
-        "APP_VERSION",
-        "ENABLE_TRACING",
-        "METRICS_PORT",
-        "WORKERS",
-    }
-)
-"""Names that the ancestor had, or that this product will have: they may stand in a `.env`, and do nothing yet."""
-WITHOUT_EFFECT_PREFIX = "OTEL_"
+WITHOUT_EFFECT = {
+    "APP_NAME": "this product has its own name",
+    "APP_VERSION": "this product has its own version",
+    "WORKERS": "a gateway is one process; to use more, start more gateways",
+}
+"""Names that the ancestor had: they may stand in a `.env`, and do nothing; and why."""
 
 SHORTEST_GUESS = 6
 """Below this length (HOST, GPUS) too many innocent names of the environment look alike."""
@@ -36,23 +31,25 @@ class BadSetting(Exception):
 def read(
     known: Collection[str], env: Mapping[str, str] | None, env_file: str | Path | None, flags: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The value of each known name that is set: a flag's before the environment's before the file's."""
+    """The value of each known name that is set: a flag's before the environment's before the file's. A name like
+    `OTEL_*` is known for a family; its value is the table of those that are set.
+    """
     environment = {name.upper(): value for name, value in (os.environ if env is None else env).items()}
     in_file = _in_file(Path(env_file)) if env_file else {}
     for name in in_file:
-        if name not in known and not _without_effect(name):
+        if not _is_known(name, known):
             raise BadSetting(f"{env_file} sets {name}, which is not a setting{_hint(name, known)}.")
     for name in environment:
-        if name not in known and not _without_effect(name) and (meant := _guess(name, known)):
+        if not _is_known(name, known) and (meant := _guess(name, known)):
             raise BadSetting(f"The environment sets {name}, which is not a setting; did you mean {meant}?")
-    idle = sorted(name for name in {**in_file, **environment} if _without_effect(name))
-    if idle:
-        log.warning("%s: no effect yet in this version.", ", ".join(idle))
+    for name in sorted(WITHOUT_EFFECT.keys() & {**in_file, **environment}.keys()):
+        log.warning("%s has no effect: %s.", name, WITHOUT_EFFECT[name])
     given = {name.upper(): value for name, value in flags.items() if value is not None}
-    if strange := sorted(given.keys() - set(known)):
+    if strange := sorted(name for name in given if not _is_setting(name, known)):
         raise BadSetting(f"There is no setting {strange[0]}{_hint(strange[0], known)}.")
     merged = {**in_file, **environment, **given}
-    return {name: merged[name] for name in known if name in merged and merged[name] != ""}
+    found = {name: value for name, value in merged.items() if value != ""}
+    return {name: found[name] for name in known if name in found} | _families(known, found)
 
 
 def _in_file(path: Path) -> dict[str, str]:
@@ -73,8 +70,22 @@ def _in_file(path: Path) -> dict[str, str]:
     return values
 
 
-def _without_effect(name: str) -> bool:
-    return name in WITHOUT_EFFECT or name.startswith(WITHOUT_EFFECT_PREFIX)
+def _is_known(name: str, known: Collection[str]) -> bool:
+    return name in WITHOUT_EFFECT or _is_setting(name, known)
+
+
+def _is_setting(name: str, known: Collection[str]) -> bool:
+    return name in known or any(_belongs(name, each) for each in known)
+
+
+def _families(known: Collection[str], found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What stands under a name like `OTEL_*`: all that begin so, as texts."""
+    members = {each: {name: str(found[name]) for name in found if _belongs(name, each)} for each in known}
+    return {family: texts for family, texts in members.items() if texts}
+
+
+def _belongs(name: str, family: str) -> bool:
+    return family.endswith("*") and name.startswith(family[:-1])
 
 
 def _guess(name: str, known: Collection[str]) -> str | None:

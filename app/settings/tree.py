@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.settings import values
+from app.settings import otel, values
 from app.settings.reading import BadSetting, read
 from app.settings.sentences import sentence
 
@@ -284,9 +284,40 @@ class Storage:
 
 @dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
 class Telemetry:
-    """What is measured."""
+    """What is measured, and what is traced."""
 
     metrics: bool = setting("ENABLE_METRICS", True, "Serve Prometheus metrics at /metrics.")
+    metrics_port: Port | None = setting(
+        "METRICS_PORT",
+        None,
+        "Port of a listener beside the main one, for machines: /metrics, /livez and /readyz, answered even while the "
+        "gateway is overloaded, and without a key. 0 takes any free one; unset there is none.",
+    )
+    metrics_host: str = setting("METRICS_HOST", "127.0.0.1", "Address that METRICS_PORT listens on.")
+    tracing: bool | None = setting(
+        "ENABLE_TRACING",
+        None,
+        "Send traces to an OpenTelemetry collector. Unset: if OTEL_EXPORTER_OTLP_ENDPOINT says where one is.",
+    )
+    otel: Mapping[str, str] = setting(
+        otel.FAMILY,
+        dict,
+        "OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS, "
+        "OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG and OTEL_BSP_*. "
+        "Traces are sent over HTTP (`http/protobuf`).",
+        repr=False,
+    )
+
+    @property
+    def traced(self) -> bool:
+        wanted = otel.names_a_collector(self.otel) if self.tracing is None else self.tracing
+        return wanted and not otel.switched_off(self.otel)
+
+    @model_validator(mode="after")
+    def _can_be_traced(self) -> Self:
+        if self.traced and (fault := otel.fault(self.otel)):
+            raise ValueError(f"{fault} Or set ENABLE_TRACING=false.")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)

@@ -58,7 +58,17 @@ class StoreChanged:
     reason: str
 
 
-Event = EngineErrorSeen | ReplicaChanged | CircuitChanged | EngineChanged | TenantsRead | StoreChanged
+@dataclass(frozen=True)
+class CollectorChanged:
+    """The collector of traces takes them, or takes them no more: then they are dropped, and requests go on."""
+
+    available: bool
+    reason: str
+
+
+Event = (
+    EngineErrorSeen | ReplicaChanged | CircuitChanged | EngineChanged | TenantsRead | StoreChanged | CollectorChanged
+)
 
 
 class Telemetry(Protocol):

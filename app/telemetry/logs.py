@@ -80,10 +80,12 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
     completion_tokens: int = 0
     error: str = ""
     detail: str = ""
+    trace_id: str = ""
+    span_id: str = ""
 
     @classmethod
     def of(cls, record: Record) -> "RequestLine":
-        usage = record.usage
+        usage, trace = record.usage, record.trace
         return cls(
             datetime.now(UTC),
             record.id,
@@ -104,6 +106,8 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
             usage.completion_tokens if usage else 0,
             record.error,
             record.detail,
+            trace.trace_id if trace else "",
+            trace.span_id if trace else "",
         )
 
 

@@ -13,11 +13,13 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from app.errors import ClientStalled, Outcome
 from app.generation import Route
 from app.telemetry.base import (
     CircuitChanged,
+    CollectorChanged,
     EngineChanged,
     EngineErrorSeen,
     Event,
@@ -29,6 +31,7 @@ from app.telemetry.record import Reason, Record
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 LATENCIES = (0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 5, 10, 30, 60)
+LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 TOKENS = (10, 50, 100, 200, 500, 1000, 2000, 5000)
 
 GENERATIONS = frozenset((Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES))
@@ -36,9 +39,11 @@ METHODS = frozenset("GET HEAD POST PUT DELETE PATCH OPTIONS TRACE CONNECT".split
 """A server may let any word through; only these become a label."""
 
 
-class Metrics:
-    content_type = CONTENT_TYPE_LATEST
+OPENMETRICS = "application/openmetrics-text"
+"""Who accepts this format gets exemplars too: with some observations, the trace of a request that made them."""
 
+
+class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -94,6 +99,15 @@ class Metrics:
         self._slow_readers = Counter(
             "gllm_slow_readers", "Clients cut off because they stopped reading", registry=registry
         )
+        self._loop_lag = Histogram(
+            "gllm_event_loop_lag_seconds",
+            "How late the event loop gives a task its turn",
+            buckets=LAGS,
+            registry=registry,
+        )
+        self._spans_dropped = Counter(
+            "gllm_spans_dropped", "Spans of traces that no collector has taken", registry=registry
+        )
         self._circuits = Gauge(
             "gllm_circuit_open",
             "Whether a replica is being given a pause (1) or not (0)",
@@ -135,8 +149,10 @@ class Metrics:
 
     def _generated(self, record: Record) -> None:
         if record.first_byte:
-            self._ttft.observe(record.first_byte - record.began)
-            self._total.observe(record.ended - record.began)
+            trace = record.trace
+            exemplar = {"trace_id": trace.trace_id} if trace is not None and trace.sampled else None
+            self._ttft.observe(record.first_byte - record.began, exemplar)
+            self._total.observe(record.ended - record.began, exemplar)
         if record.usage is not None:
             self._tokens.observe(record.usage.completion_tokens)
             self._prompt_tokens.inc(record.usage.prompt_tokens)
@@ -159,6 +175,8 @@ class Metrics:
                 self._circuits.labels(replica).set(state != "closed")
             case EngineChanged():
                 pass  # it shows as its replica's state
+            case CollectorChanged():
+                pass  # it shows as spans that are dropped
             case StoreChanged(available=available):
                 self._store_up().set(available)
 
@@ -166,5 +184,15 @@ class Metrics:
         """Only where there is a store: a gauge that is 0 because nothing was set would raise an alarm."""
         return Gauge("gllm_shared_store_up", "Whether the shared store answers (1) or not (0)", registry=self._registry)
 
-    def page(self) -> bytes:
-        return generate_latest(self._registry)
+    def loop_lag(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
+
+    def spans_dropped(self, spans: int) -> None:
+        self._spans_dropped.inc(spans)
+
+    def page(self, accept: str = "") -> tuple[str, bytes]:
+        """Its content type, and the page."""
+        if OPENMETRICS in accept:
+            page: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return openmetrics.CONTENT_TYPE_LATEST, page
+        return CONTENT_TYPE_LATEST, generate_latest(self._registry)

@@ -6,6 +6,21 @@ import msgspec
 
 from app.errors import Outcome
 from app.generation import Usage
+from app.trace import Trace
+
+
+class Attempt(msgspec.Struct):
+    """One replica's part in a request."""
+
+    replica: str
+    began: float
+    trace: Trace | None = None
+    """Its span, which the engine's own is part of."""
+    ended: float = 0.0
+    error: str = ""
+    """The class of its error."""
+    outrun: bool = False
+    """Another one, tried beside it, began first; this one was ended."""
 
 
 class Reason(StrEnum):
@@ -32,6 +47,8 @@ class Record(msgspec.Struct):
     """The route's own path, never the client's spelling: it becomes a label."""
     method: str
     began: float
+    trace: Trace | None = None
+    """Its span, where traces are made."""
     tenant: str = ""
     model: str = ""
     stream: bool = False
@@ -44,8 +61,12 @@ class Record(msgspec.Struct):
     routed_by: Reason | None = None
     """`None` while there was no choice to be made: it is waiting, was refused, or is answered by an earlier one."""
     attempts: int = 0
+    tries: tuple[Attempt, ...] = ()
+    """The attempts, one by one."""
     queued_s: float = 0.0
     """How long it waited for its turn."""
+    waits: tuple[tuple[float, float], ...] = ()
+    """From when until when, each time that it did."""
     replayed: bool = False
     """The answer was made for an earlier request with the same idempotency key."""
     first_byte: float = 0.0

@@ -1,12 +1,17 @@
 """What single headers may say: their grammar, checked once, on the way in."""
 
 import re
+from collections.abc import Mapping
 
 from app.errors import InvalidRequest
+from app.trace import Trace
 
 _KEY = re.compile(rb'(?P<quote>"?)(?P<key>[A-Za-z0-9_.:-]{1,255})(?P=quote)')
 _SESSION = re.compile(rb"[A-Za-z0-9_.:-]{1,255}")
 _EVENT = re.compile(rb"[0-9]{1,9}")
+_TRACEPARENT = re.compile(rb"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})")
+_TRACESTATE = re.compile(rb"[\x20-\x7e]{1,512}")
+_NO_TRACE, _NO_SPAN = b"0" * 32, b"0" * 16
 
 
 def idempotency_key(raw: bytes) -> str:
@@ -30,3 +35,18 @@ def session_id(raw: bytes) -> str:
         text = "Give one id of 1 to 255 letters, digits and '_', '.', ':', '-'."
         raise InvalidRequest(text, param="X-Session-Id", code="invalid_header")
     return raw.decode()
+
+
+def trace_context(headers: Mapping[bytes, bytes]) -> Trace | None:
+    """The caller's place in its trace. What is not well-formed is as if it were not there, as W3C wants it."""
+    given = headers.get(b"traceparent")
+    found = None if given is None else _TRACEPARENT.fullmatch(given)
+    if found is None or found["trace"] == _NO_TRACE or found["span"] == _NO_SPAN:
+        return None
+    state = headers.get(b"tracestate", b"")
+    return Trace(
+        found["trace"].decode(),
+        found["span"].decode(),
+        int(found["flags"], 16),
+        state=state.decode() if _TRACESTATE.fullmatch(state) else "",
+    )

@@ -10,7 +10,6 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
 from logging.handlers import MemoryHandler
 
 import uvicorn
@@ -18,7 +17,8 @@ import uvloop
 
 from app.cluster.launchers.plan import missing
 from app.gateway.app import Gateway
-from app.settings import Listen, Settings
+from app.gateway.listener import BACKLOG, Address, CannotListen, listener
+from app.settings import Settings
 from app.version import VERSION
 from gllm.cli.logs import configure
 from gllm.cli.screen import Progress, Screen
@@ -26,7 +26,6 @@ from gllm.cli.screen import Progress, Screen
 STOPPED, FAILED, KILLED = 0, 1, 130
 
 KEEP_ALIVE_S = 75
-BACKLOG = 4_096
 TAIL_SHOWN = 12
 
 LAST_WRITES_S = 5
@@ -47,45 +46,13 @@ def serve(settings: Settings, early: MemoryHandler) -> int:
         sys.stderr = screen
     configure(settings.logs, early)
     try:
-        with listening(settings.listen) as listener:
+        with listener(Address(settings.listen.host, settings.listen.port, "HOST", "add: --port ")) as listening:
             urls = ", ".join(settings.engine.urls)
             progress = Progress(screen, f"waiting for {urls}" if urls else "starting")
-            return uvloop.run(Serving(settings, listener, progress).run())
-    except CannotServe as error:
+            return uvloop.run(Serving(settings, listening, progress).run())
+    except (CannotServe, CannotListen) as error:
         print(f"gllm: {error}", file=sys.stderr)
         return FAILED
-
-
-@contextmanager
-def listening(listen: Listen) -> Iterator[socket.socket]:
-    """The address is ours, or is refused, before a model is loaded for it."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise CannotServe(f"HOST={listen.host} is not an address: {error.strerror}.") from None
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            raise CannotServe(_why_not(listen, error)) from None
-        yield listener
-
-
-def _why_not(listen: Listen, error: OSError) -> str:
-    match error.errno:
-        case code if code == EADDRINUSE:
-            other = listen.port + 1 if listen.port < 65_535 else 0
-            return f"Port {listen.port} on {listen.host} is taken. Stop what uses it, or add: --port {other}"
-        case code if code == EACCES:
-            return f"Port {listen.port} is reserved to the system's administrator. Choose one above 1023."
-        case code if code == EADDRNOTAVAIL:
-            return f"HOST={listen.host} is not an address of this machine."
-    return f"Cannot listen on {listen.host}:{listen.port}: {error.strerror}."
 
 
 class Serving:
@@ -133,6 +100,8 @@ class Serving:
             self._progress.done()
             models, keyed = list(self._gateway.fleet.models), self._gateway.tenants is not None
             print(greeting(self._url, models, self._progress.seconds, keyed=keyed), flush=True)
+            if (internal := self._gateway.internal) is not None:
+                print(f"Metrics and probes, for machines: {_url(internal.listening)}", flush=True)
 
     def _engine_says(self, name: str, line: str) -> None:
         self._said.append(line)

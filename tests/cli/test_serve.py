@@ -123,13 +123,13 @@ def test_servers_that_do_not_answer_yet_are_told_and_waited_for(gllm: Run) -> No
 
 
 def test_what_is_logged_as_json_is_json_throughout(gllm: Run) -> None:
-    running = gllm(*SERVE, "--log-format", "json", "--log-level", "debug", METRICS_PORT="7")
+    running = gllm(*SERVE, "--log-format", "json", "--log-level", "debug", APP_NAME="x")
     running.until("Ctrl+C stops it.")
     running.interrupt()
     assert running.wait() == 0
     lines = [json.loads(line) for line in running.text.splitlines() if line.startswith("{")]
     assert {"event": "log", "level": "warning", "logger": "gllm.settings"}.items() <= lines[0].items()
-    assert lines[0]["message"] == "METRICS_PORT: no effect yet in this version."
+    assert lines[0]["message"] == "APP_NAME has no effect: this product has its own name."
 
 
 def test_a_taken_port_is_told_before_a_model_is_loaded(gllm: Run) -> None:
@@ -138,6 +138,25 @@ def test_a_taken_port_is_told_before_a_model_is_loaded(gllm: Run) -> None:
         running = gllm("serve", "--engine", "vllm", "--port", str(port))
         assert running.wait(within_s=60) == 1
     assert running.text == (f"gllm: Port {port} on 127.0.0.1 is taken. Stop what uses it, or add: --port {port + 1}\n")
+
+
+def test_a_taken_port_for_metrics_is_told_before_a_model_is_loaded(gllm: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        running = gllm(*SERVE, METRICS_PORT=str(port))
+        assert running.wait(within_s=60) == 1
+    assert (
+        running.text == f"gllm: Port {port} on 127.0.0.1 is taken. Stop what uses it, or set METRICS_PORT={port + 1}\n"
+    )
+
+
+def test_where_machines_ask_is_told(gllm: Run) -> None:
+    running = gllm(*SERVE, METRICS_PORT="0")
+    running.until("Metrics and probes, for machines: http://127.0.0.1:")
+    url = running.text.rpartition(" ")[2].strip()
+    assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    running.interrupt()
+    assert running.wait() == 0
 
 
 def test_an_engine_that_runs_elsewhere_is_used_and_left_alone(gllm: Run) -> None:

@@ -1,4 +1,5 @@
-"""Every example in the documents is run: a fenced block after `<!-- run: gateway -->` or `<!-- run: tenants -->`."""
+"""Every example in the documents is run: a fenced block after `<!-- run: gateway -->`, `tenants` or
+`library`."""
 
 import re
 import subprocess
@@ -15,7 +16,7 @@ from tests.support.processes import ROOT, Engine, GatewayProcess, clean_environm
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")])
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8000")
 _BLOCK = re.compile(
-    r"(?:<!-- run: (?P<mark>gateway|tenants) -->\n)?^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$",
+    r"(?:<!-- run: (?P<mark>gateway|tenants|library) -->\n)?^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 _CURL = 'curl() { command curl --fail-with-body --silent --show-error --max-time 60 "$@"; }\n'
@@ -28,7 +29,7 @@ class Example:
     language: str
     code: str
     needs: str | None
-    """A gateway that lets everybody in, or one that asks for keys."""
+    """A gateway that lets everybody in, or one that asks for keys; or none, and a checkout to stand in."""
 
     def command(self, url: str) -> list[str]:
         code = ADDRESS.sub(url.removeprefix("http://"), self.code)
@@ -96,6 +97,11 @@ def checkout(engine: Engine, logs: Path) -> Iterator[Checkout]:
 @that_need("tenants")
 def test_an_example_with_keys_does_what_it_shows(checkout: Checkout, example: Example) -> None:
     run(example, checkout.gateway.url, checkout.folder, GLLM_API_KEY=checkout.key)
+
+
+@that_need("library")
+def test_an_example_that_starts_its_own_engines_does_what_it_shows(example: Example) -> None:
+    run(example, "", ROOT)
 
 
 def test_no_example_that_talks_to_a_gateway_escapes() -> None:

@@ -395,7 +395,7 @@ async def test_a_bad_file_keeps_the_old_keys_and_shows_in_the_metrics(keyed: Key
     for text, shown in ((RESEARCH_KEY, b"1.0"), (TENANTS, b"0.0")):
         becomes(file, text, house)
         assert (await house.post(asking(), headers=bearer(RESEARCH_KEY))).status == 200
-        assert b"gllm_tenants_file_refused " + shown in metrics.page()
+        assert b"gllm_tenants_file_refused " + shown in metrics.page()[1]
     assert house.recorder.events[-2:] == [TenantsRead(3, 3, refused=True), TenantsRead(3, 3, refused=False)]
 
 
@@ -433,7 +433,7 @@ async def test_no_key_reaches_a_log_a_metric_an_error_or_an_engine(
                 answers.append(await house.get(each, headers=headers))
             answers += [await house.post(asking(), headers=bearer(f"{key}{n}")) for n in range(12)]
     with monkeypatch.context() as broken:
-        broken.setattr(house.gateway.metrics, "page", lambda: 1 / 0)
+        broken.setattr(house.gateway.metrics, "page", lambda accept: 1 / 0)
         answers.append(await house.get("/metrics", headers=bearer(ADMIN_KEY)))
         broken.setattr(type(house.gateway.fleet), "resolve", lambda *_: 1 / 0)
         answers.append(await house.post(asking(), headers=bearer(ADMIN_KEY)))
@@ -454,7 +454,7 @@ async def test_no_key_reaches_a_log_a_metric_an_error_or_an_engine(
         stream.getvalue(),
         caplog.text,
         "".join(str(each.__dict__) for each in caplog.records),
-        metrics.page().decode(),
+        metrics.page()[1].decode(),
         *(each.body.decode() + json.dumps(each.headers) for each in answers),
         *(str(call).replace("'", "") for engine in house.engines.values() for call in engine.calls),
     ]

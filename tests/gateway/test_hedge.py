@@ -30,9 +30,9 @@ class Track:
     def _lease(self, index: int) -> Lease:
         return Lease(self.replicas[index], lambda replica: None)
 
-    def second(self) -> Lease | None:
+    def second(self) -> tuple[Lease, Call] | None:
         self.asked += 1
-        return self._lease(1) if len(self.replicas) > 1 else None
+        return (self._lease(1), CALL) if len(self.replicas) > 1 else None
 
     def race(self, after_s: float = 0.0) -> Race:
         return Race(self.first, CALL, after_s, self.second, self._is_lost)

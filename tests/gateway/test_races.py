@@ -163,6 +163,13 @@ async def test_an_answer_that_is_complete_is_not_taken_from_the_client_any_more(
     assert house.recorder.last.usage == Usage(7, 4)
 
 
+async def test_what_breaks_after_the_end_of_a_stream_takes_nothing_from_it(build: Build) -> None:
+    house = await build(only=Scripted(break_at=8))
+    done = await house.post(asking(stream=True))
+    assert done.events()[-1] == "[DONE]"
+    assert house.recorder.last.outcome is Outcome.OK
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_time_limit_that_ends_while_the_answer_is_being_kept_is_not_missed(
     build: Build, stream: bool, monkeypatch: pytest.MonkeyPatch

@@ -178,10 +178,69 @@ def test_the_environments_other_names_are_left_alone(name: str) -> None:
     assert load({name: "x"}) == load()
 
 
-@pytest.mark.parametrize("name", ["METRICS_PORT", "ENABLE_TRACING", "OTEL_SERVICE_NAME", "APP_NAME"])
-def test_a_name_without_effect_is_told_and_does_no_harm(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert load({name: "7"}) == load()
-    assert caplog.messages == [f"{name}: no effect yet in this version."]
+def test_a_name_without_effect_is_told_and_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    assert load({"WORKERS": "7", "APP_NAME": "x"}) == load()
+    assert caplog.messages == [
+        "APP_NAME has no effect: this product has its own name.",
+        "WORKERS has no effect: a gateway is one process; to use more, start more gateways.",
+    ]
+
+
+def test_opentelemetrys_own_variables_are_taken_together_from_everywhere(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("OTEL_SERVICE_NAME=from-the-file\nOTEL_BSP_SCHEDULE_DELAY=100\nOTEL_TRACES_SAMPLER=\n")
+    settings = Settings.load(
+        {"OTEL_SERVICE_NAME": "from-the-environment", "PATH": "x"}, file, otel_resource_attributes="a=b"
+    )
+    assert settings.telemetry.otel == {
+        "OTEL_SERVICE_NAME": "from-the-environment",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_RESOURCE_ATTRIBUTES": "a=b",
+    }
+
+
+COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+
+
+@pytest.mark.parametrize(
+    ("given", "traced"),
+    [
+        ({}, False),
+        (COLLECTOR, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}, True),
+        ({"ENABLE_TRACING": "true"}, True),
+        (COLLECTOR | {"ENABLE_TRACING": "false"}, False),
+        (COLLECTOR | {"OTEL_SDK_DISABLED": "true"}, False),
+        (COLLECTOR | {"OTEL_TRACES_EXPORTER": "none"}, False),
+    ],
+)
+def test_requests_are_traced_where_a_collector_is_named_or_where_it_is_said_so(
+    given: dict[str, str], traced: bool
+) -> None:
+    assert load(given).telemetry.traced is traced
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "a URL like http://127.0.0.1:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[", "a URL like http://127.0.0.1:4318"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "'http/protobuf'"),
+        ("OTEL_TRACES_EXPORTER", "zipkin", "'otlp' or 'none'"),
+        ("OTEL_TRACES_SAMPLER_ARG", "10%", "a share between 0 and 1"),
+        ("OTEL_TRACES_SAMPLER_ARG", "1.5", "a share between 0 and 1"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "a whole number above 0"),
+    ],
+)
+def test_what_keeps_traces_from_being_sent_stops_the_start(name: str, value: str, wanted: str) -> None:
+    assert refusal({"ENABLE_TRACING": "true", name: value}) == (
+        f"{name} must be {wanted}, not {value!r}. Or set ENABLE_TRACING=false."
+    )
+    assert load({"ENABLE_TRACING": "false", name: value}).telemetry.otel == {name: value}
+
+
+def test_what_a_collector_is_shown_is_not_shown_elsewhere() -> None:
+    assert "secret" not in repr(load({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret"}))
 
 
 def test_a_flag_must_be_a_setting() -> None:

@@ -15,6 +15,7 @@ from app.generation import Usage
 from app.telemetry.base import EngineErrorSeen, ReplicaChanged
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.record import Record
+from app.trace import Trace
 
 
 def record(**fields: Any) -> Record:
@@ -49,6 +50,11 @@ def lines(*things: Any, as_json: bool) -> list[str]:
     text = stream.getvalue()
     assert text == "" or text.endswith("\n")
     return text.split("\n")[:-1]
+
+
+def test_a_traced_request_names_its_trace_and_its_span() -> None:
+    (line,) = lines(record(trace=Trace("a" * 32, "b" * 16)), as_json=True)
+    assert {"trace_id": "a" * 32, "span_id": "b" * 16}.items() <= json.loads(line).items()
 
 
 def test_a_request_is_one_line_of_json_told_when_it_has_ended() -> None:

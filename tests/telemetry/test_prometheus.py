@@ -15,7 +15,7 @@ Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def series(metrics: Metrics) -> Series:
-    families = text_string_to_metric_families(metrics.page().decode())
+    families = text_string_to_metric_families(metrics.page()[1].decode())
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
@@ -57,7 +57,7 @@ def test_the_ancestors_names_keep_their_types_labels_and_buckets(name: str) -> N
     kind, labels, buckets = ANCESTORS[name]
     metrics = told(record(first_byte=101.0, usage=Usage(7, 4)))
     metrics.note(EngineErrorSeen("r", "a", "EngineFailed", "", retried=False))
-    families = {family.name: family for family in text_string_to_metric_families(metrics.page().decode())}
+    families = {family.name: family for family in text_string_to_metric_families(metrics.page()[1].decode())}
     family = families[name]
     assert family.type == kind
     samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
@@ -157,7 +157,7 @@ def test_the_shared_store_is_up_or_not_and_unmentioned_where_there_is_none() -> 
 
 def test_the_page_is_what_prometheus_expects() -> None:
     metrics = told(record())
-    assert metrics.content_type.startswith("text/plain; version=")
-    names = [family.name for family in text_string_to_metric_families(metrics.page().decode())]
+    assert metrics.page()[0].startswith("text/plain; version=")
+    names = [family.name for family in text_string_to_metric_families(metrics.page()[1].decode())]
     assert len(set(names)) == len(names)
     assert {"process_cpu_seconds", "python_info"} <= set(names)

@@ -1,33 +1,31 @@
 """One engine as a child process, with everything that it starts, seen from the gateway."""
 
 import asyncio
-import re
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from app.cluster.launchers.logfile import LogFile
+from app.cluster.launchers.output import Output, Told
 
 KEEPER = Path(__file__).with_name("keeper.py")
 SLACK_S = 5.0
 """What a kill may take on top of the grace, before the keeper itself is killed."""
 
-TAIL_LINES = 50
-LONGEST_LINE = 4_096
-ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
-Told = Callable[[str], None]
+def kept(argv: Sequence[str], grace_s: float) -> tuple[str, ...]:
+    """The command of a keeper over that command."""
+    return (sys.executable, "-I", "-S", str(KEEPER), str(grace_s), *argv)
 
 
 class EngineProcess:
     """An `async with` block over a running process: leaving the block ends it, and waits until it has ended."""
 
-    def __init__(self, transport: asyncio.SubprocessTransport, output: "_Output", grace_s: float) -> None:
+    def __init__(self, transport: asyncio.SubprocessTransport, output: "_Reader", grace_s: float) -> None:
         self._transport = transport
         self._output = output
         self._grace_s = grace_s
@@ -37,8 +35,8 @@ class EngineProcess:
         cls, argv: Sequence[str], env: Mapping[str, str], *, log: LogFile, told: Told, grace_s: float
     ) -> "EngineProcess":
         transport, output = await asyncio.get_running_loop().subprocess_exec(
-            lambda: _Output(log, told),
-            *(sys.executable, "-I", "-S", str(KEEPER), str(grace_s), *argv),
+            lambda: _Reader(Output(log, told)),
+            *kept(argv, grace_s),
             env=env,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -66,7 +64,7 @@ class EngineProcess:
 
     @property
     def tail(self) -> list[str]:
-        return list(self._output.tail)
+        return list(self._output.said.tail)
 
     async def wait(self) -> int:
         """Its exit code, once it and everything it started are gone."""
@@ -99,32 +97,18 @@ class EngineProcess:
         return bool(done)
 
 
-class _Output(asyncio.SubprocessProtocol):
+class _Reader(asyncio.SubprocessProtocol):
     """Reads all that the process says, always: a full pipe would stop it."""
 
-    def __init__(self, log: LogFile, told: Told) -> None:
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+    def __init__(self, said: Output) -> None:
+        self.said = said
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._log = log
-        self._told = told
-        self._rest = b""
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self._log.write(data)
-        *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[-LONGEST_LINE:]
-        for line in lines:
-            self._say(line)
-
-    def _say(self, line: bytes) -> None:
-        """A line that was drawn over itself (a progress bar) counts as it looked in the end."""
-        shown = ANSI.sub(b"", line.rstrip(b"\r").rpartition(b"\r")[2])[:LONGEST_LINE].decode(errors="replace").rstrip()
-        if shown:
-            self.tail.append(shown)
-            self._told(shown)
+        self.said.take(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The process has ended, and nobody holds its pipes any more."""
-        self._say(self._rest)
+        self.said.end()
         if not self.gone.done():
             self.gone.set_result(None)

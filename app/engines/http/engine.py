@@ -46,7 +46,7 @@ class HttpEngine:
         request = b"%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n%b" % (
             self._heads[call.stream][call.route],
             call.id.encode(),
-            b"" if call.traceparent is None else b"traceparent: %b\r\n" % call.traceparent.encode(),
+            b"" if call.traceparent is None else _trace(call),
             len(call.body),
             call.body,
         )
@@ -61,6 +61,11 @@ class HttpEngine:
     async def aclose(self) -> None:
         await self._pool.aclose()
         await self._catalogue.aclose()
+
+
+def _trace(call: Call) -> bytes:
+    state = f"tracestate: {call.tracestate}\r\n" if call.tracestate else ""
+    return f"traceparent: {call.traceparent}\r\n{state}".encode("ascii")
 
 
 def _head(address: Address, route: Route, accept: str, api_key: str | None) -> bytes:

@@ -1,0 +1,40 @@
+"""What a process says: all of it in a file, the last lines in mind, and each line told."""
+
+import re
+from collections import deque
+from collections.abc import Callable
+
+from app.cluster.launchers.logfile import LogFile
+
+TAIL_LINES = 50
+LONGEST_LINE = 4_096
+ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+
+Told = Callable[[str], None]
+
+
+class Output:
+    def __init__(self, log: LogFile, told: Told) -> None:
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._log = log
+        self._told = told
+        self._rest = b""
+
+    def take(self, data: bytes) -> None:
+        self._log.write(data)
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-LONGEST_LINE:]
+        for line in lines:
+            self._say(line)
+
+    def end(self) -> None:
+        """Its last line may lack an end."""
+        self._say(self._rest)
+        self._rest = b""
+
+    def _say(self, line: bytes) -> None:
+        """A line that was drawn over itself (a progress bar) counts as it looked in the end."""
+        shown = ANSI.sub(b"", line.rstrip(b"\r").rpartition(b"\r")[2])[:LONGEST_LINE].decode(errors="replace").rstrip()
+        if shown:
+            self.tail.append(shown)
+            self._told(shown)

@@ -1,0 +1,53 @@
+"""A socket to listen on, or the sentence that says why there is none."""
+
+import socket
+from dataclasses import dataclass
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
+
+BACKLOG = 4_096
+
+
+class CannotListen(Exception):
+    """The text is a sentence for the person who starts the gateway."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address and the settings it comes from."""
+
+    host: str
+    port: int
+    host_setting: str
+    port_remedy: str
+    """How another port is chosen, up to its number."""
+
+
+def listener(at: Address) -> socket.socket:
+    """The address is ours from now on; or it is refused."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            at.host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        taken = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CannotListen(f"{at.host_setting}={at.host} is not an address: {error.strerror}.") from None
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+        taken.listen(BACKLOG)
+    except OSError as error:
+        taken.close()
+        raise CannotListen(_why_not(at, error)) from None
+    return taken
+
+
+def _why_not(at: Address, error: OSError) -> str:
+    match error.errno:
+        case code if code == EADDRINUSE:
+            other = at.port + 1 if at.port < 65_535 else 0
+            return f"Port {at.port} on {at.host} is taken. Stop what uses it, or {at.port_remedy}{other}"
+        case code if code == EACCES:
+            return f"Port {at.port} is reserved to the system's administrator. Choose one above 1023."
+        case code if code == EADDRNOTAVAIL:
+            return f"{at.host_setting}={at.host} is not an address of this machine."
+    return f"Cannot listen on {at.host}:{at.port}: {error.strerror}."

@@ -1,0 +1,74 @@
+"""OpenTelemetry's own variables (`OTEL_*`): its SDK reads them, and forgives what should rather stop the start."""
+
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+FAMILY = "OTEL_*"
+"""One setting for all of them."""
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+SAMPLERS = (
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+)
+
+
+def names_a_collector(given: Mapping[str, str]) -> bool:
+    return any(given.get(name) for name in ENDPOINTS)
+
+
+def switched_off(given: Mapping[str, str]) -> bool:
+    return given.get("OTEL_SDK_DISABLED", "").lower() == "true" or given.get("OTEL_TRACES_EXPORTER") == "none"
+
+
+def fault(given: Mapping[str, str]) -> str | None:
+    """What keeps traces from being sent as these say, in one sentence."""
+    for name, (is_well, wanted) in _CHECKS.items():
+        if name in given and not is_well(given[name]):
+            return f"{name} must be {wanted}, not {given[name]!r}."
+    return None
+
+
+Check = tuple[Callable[[str], bool], str]
+
+
+def _one_of(*texts: str) -> Check:
+    return (lambda text: text.lower() in texts), " or ".join(repr(text) for text in texts)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
+_URL: Check = (_is_url, "a URL like http://127.0.0.1:4318")
+_PROTOCOL = _one_of("http/protobuf")
+_COUNT: Check = (lambda text: text.isascii() and text.isdigit() and int(text) > 0, "a whole number above 0")
+
+_CHECKS: dict[str, Check] = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": _URL,
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": _URL,
+    "OTEL_EXPORTER_OTLP_PROTOCOL": _PROTOCOL,
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": _PROTOCOL,
+    "OTEL_TRACES_EXPORTER": _one_of("otlp", "none"),
+    "OTEL_TRACES_SAMPLER": _one_of(*SAMPLERS),
+    "OTEL_TRACES_SAMPLER_ARG": (_is_share, "a share between 0 and 1"),
+    "OTEL_BSP_SCHEDULE_DELAY": _COUNT,
+    "OTEL_BSP_MAX_QUEUE_SIZE": _COUNT,
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": _COUNT,
+}

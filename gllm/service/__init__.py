@@ -1,0 +1,1 @@
+"""Engines started and asked from Python, in batches: no gateway, no command line."""
