@@ -7,8 +7,8 @@ from app.cluster.prefixes import Prefixes
 
 
 def chain(name: int, length: int, shared: int = 0) -> tuple[int, ...]:
-    """The first `shared` steps are the same for every name."""
-    return tuple(step if step < shared else hash((name, step)) for step in range(length))
+    """The first `shared` steps are the same for every name; from there on a step stands for all that came before it."""
+    return tuple(step if step < shared else hash((name, shared, step)) for step in range(length))
 
 
 def test_as_many_steps_are_known_as_two_prompts_have_in_common() -> None:
