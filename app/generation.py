@@ -62,6 +62,10 @@ class Call(msgspec.Struct, frozen=True):
     """What a keyed call asks for, by the client's own body: a key stands for one request."""
     seen: int = 0
     """How many events of a keyed stream the client has already (`Last-Event-ID`)."""
+    session: str = ""
+    """What the client says belongs together (`X-Session-Id`), within its tenant."""
+    prefix: tuple[int, ...] = ()
+    """The chain of its prompt, where the choice of a replica looks at prompts."""
 
 
 class Expected(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ MEASUREMENTS = {
     "fairness": "a light tenant beside one that offers twenty times its share",
     "twins": "a hundred simultaneous requests with one idempotency key",
     "hangups": "ten thousand requests of which a fifth hang up: what is left, and what is charged",
+    "routing": "policies of routing on simulated engines: evenness, stale information, what is found cached",
 }
 
 

@@ -5,11 +5,19 @@ from collections.abc import Callable, Container, Sequence
 from app.cluster.replica import Lease, Replica, State
 from app.errors import NoReplica, UnknownModel
 from app.generation import Call
+from app.reliability.limit import Load
 from app.telemetry.base import ReplicaChanged, Telemetry
+from app.telemetry.record import Reason
 from app.tenant import ANONYMOUS, Tenant
 
-Policy = Callable[[Sequence[Replica], Call], Replica]
-"""Chooses among replicas that are ready, serve the model and have room; there are at least two."""
+Choice = tuple[Replica, Reason]
+
+Policy = Callable[[Sequence[Replica], Call], Choice]
+"""Chooses among replicas that are ready, serve the model and have room. There is at least one, in `Fleet` two."""
+
+RECENT = 64
+"""So many calls say what a sequence usually costs, and until they came it is this:"""
+USUAL = 512.0
 
 OnChange = Callable[[], None]
 OnRoom = Callable[[Replica], None]
@@ -29,6 +37,7 @@ class Fleet:
         self._ready: dict[str, list[Replica]] = {}
         """By model. Made anew when a replica changes, so that a request only looks it up."""
         self._models: dict[str, int | None] = {}
+        self._tokens_each = USUAL
 
     @property
     def replicas(self) -> list[Replica]:
@@ -63,6 +72,8 @@ class Fleet:
         if replica.state is State.READY and replica.models == models:
             self.on_room(replica)  # its circuit's pause may have ended, which nobody else tells
             return
+        if replica.state is not State.READY or not replica.models.keys() <= models.keys():
+            replica.begins_anew()
         replica.models = models
         replica.state, replica.reason = State.READY, ""
         self._changed(replica)
@@ -80,6 +91,10 @@ class Fleet:
         if grows:
             self.on_room(replica)
 
+    def told(self, replica: Replica, load: Load) -> None:
+        """A replica's own account of what it works on."""
+        replica.told(load, self._tokens_each)
+
     def resolve(self, model: str | None, tenant: Tenant = ANONYMOUS) -> str:
         """The model a request means: its own, or the only one there is for this tenant.
 
@@ -96,10 +111,11 @@ class Fleet:
             raise UnknownModel(param="model")
         return usable[0] if usable else ""
 
-    def lease(self, call: Call, avoiding: Container[str] = ()) -> Lease | None:
+    def lease(self, call: Call, avoiding: Container[str] = (), cost: float = 1.0) -> Lease | None:
         """Choose a replica and count the call on it, in one step, so that no two choices see one count.
 
-        `None`: those that could answer are full. `NoReplica`: there is none that could.
+        `cost`: how many tokens of work it is expected to be. `None`: those that could answer are full. `NoReplica`:
+        there is none that could.
         """
         free = [
             replica
@@ -109,7 +125,11 @@ class Fleet:
         if not free:
             self._expect_one(call.model, avoiding)
             return None
-        return Lease(self._choose(free, call) if len(free) > 1 else free[0], self._released)
+        replica, reason = self._choose(free, call) if len(free) > 1 else (free[0], Reason.ONLY)
+        if call.prefix:
+            replica.prefixes.remember(call.prefix)
+        self._tokens_each += (cost / call.choices - self._tokens_each) / RECENT
+        return Lease(replica, self._released, cost, call.choices, reason)
 
     def is_full_for(self, call: Call) -> bool:
         """There are replicas that could answer, and none of them has room."""

@@ -5,7 +5,7 @@ import logging
 
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Replica, State
-from app.errors import EngineError, EngineUnreachable
+from app.errors import EngineError, EngineMisconfigured, EngineRefused, EngineUnreachable
 
 log = logging.getLogger("gllm")
 
@@ -17,9 +17,11 @@ IMPATIENT_S = 0.25
 
 
 class Prober:
-    def __init__(self, fleet: Fleet, every_s: float) -> None:
+    def __init__(self, fleet: Fleet, every_s: float, *, asks_load: bool = False) -> None:
+        """`asks_load`: what engines tell of their load is wanted. For a replica whose limit adapts it always is."""
         self._fleet = fleet
         self._every_s = every_s
+        self._asks_load = asks_load
         self._asked: set[Replica] = set()
 
     async def run(self) -> None:
@@ -43,20 +45,36 @@ class Prober:
 
     async def _probe(self, replica: Replica) -> None:
         try:
-            models = await replica.engine.models()
-            if replica.limit is not None and (load := await replica.engine.load()) is not None:
-                self._fleet.resize(replica, replica.limit.observe(load, replica.taken, self._fleet.wanted(replica)))
+            self._fleet.answered(replica, await replica.engine.models())
+            await self._look_at_load(replica)
         except EngineError as error:
             self._missed(replica, error)
         except Exception as error:  # one engine nobody foresaw must not end the probing of the others
             log.exception("the probe of replica %s failed unforeseen", replica.name)
             self._missed(replica, error)
-        else:
-            self._fleet.answered(replica, models)
         finally:
             self._asked.discard(replica)
 
+    async def _look_at_load(self, replica: Replica) -> None:
+        """That it does not tell makes it no worse: its models have said that it is well."""
+        if not replica.tells_load or (replica.limit is None and not self._asks_load):
+            return
+        try:
+            load = await replica.engine.load()
+        except EngineError as error:
+            log.debug("replica %s has not told its load: %s", replica.name, type(error).__name__)
+            replica.tells_load = not isinstance(error, EngineRefused | EngineMisconfigured)
+            replica.untold()
+            return
+        if load is None:
+            replica.tells_load = False
+            return
+        self._fleet.told(replica, load)
+        if replica.limit is not None:
+            self._fleet.resize(replica, replica.limit.observe(load, replica.taken, self._fleet.wanted(replica)))
+
     def _missed(self, replica: Replica, error: Exception) -> None:
         replica.missed_probes += 1
+        replica.untold()
         if isinstance(error, EngineUnreachable) or replica.missed_probes > MISSES_ALLOWED:
             self._fleet.failed(replica, type(error).__name__)

@@ -7,9 +7,12 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
+from app.cluster.foreign import Foreign
+from app.cluster.prefixes import Prefixes
 from app.engines.base import Engine
 from app.reliability.circuit import Circuit, CircuitState
-from app.reliability.limit import AdaptiveLimit
+from app.reliability.limit import AdaptiveLimit, Load
+from app.telemetry.record import Reason
 from app.tenant import Priority
 
 
@@ -24,17 +27,23 @@ class State(StrEnum):
 class Replica:
     __slots__ = (
         "_began_with",
+        "beside",
         "circuit",
         "engine",
+        "foreign",
         "limit",
+        "load",
         "missed_probes",
         "models",
         "name",
+        "prefixes",
         "reason",
         "reserved",
         "running",
+        "sequences",
         "slots",
         "state",
+        "tells_load",
     )
 
     def __init__(
@@ -54,6 +63,14 @@ class Replica:
         self.models: dict[str, int | None] = {}
         """What it serves, or served when it last answered."""
         self.running = 0
+        self.load = 0
+        """Tokens of work that those who run are expected to be."""
+        self.sequences = 0
+        """Answers that they ask for: one call may ask for several."""
+        self.foreign = Foreign()
+        self.beside = 0
+        """Tokens of work that others give it, as far as can be told."""
+        self.prefixes = Prefixes()
         self.slots = slots
         """How many may run at once."""
         self.reserved = reserved
@@ -63,6 +80,13 @@ class Replica:
         self.limit = limit
         """What moves `slots`, if they are to move."""
         self.missed_probes = 0
+        self.tells_load = True
+        """Not every engine does; one that does not is not asked again until it comes anew."""
+
+    @property
+    def busy(self) -> float:
+        """Tokens of work for each slot."""
+        return (self.load + self.beside) / self.slots
 
     @property
     def taken(self) -> int:
@@ -75,6 +99,23 @@ class Replica:
         self.slots = slots
         self.reserved = slots * reserved // whole
 
+    def told(self, load: Load, tokens_each: float) -> None:
+        """Its own account, beside ours; a sequence that is not ours is as large as ours are."""
+        self.foreign.told(load, self.sequences)
+        self.beside = round(self.foreign.sequences * tokens_each)
+
+    def untold(self) -> None:
+        """It should have told, and has not."""
+        self.foreign.untold()
+        self.beside //= 2
+
+    def begins_anew(self) -> None:
+        """With an empty cache, and with nothing left to do."""
+        self.prefixes.forget()
+        self.foreign = Foreign()
+        self.beside = 0
+        self.tells_load = True
+
     def has_room_for(self, priority: Priority) -> bool:
         return self.running < (self.slots if priority is Priority.INTERACTIVE else self.slots - self.reserved)
 
@@ -84,18 +125,33 @@ class Replica:
 
 class Lease:
     """A slot on a replica: counted from the moment it is made until it is released, which the holder does once.
+    What its call is expected to cost counts with it, and ends with it.
 
     What became of the call is said before that (`succeeded`, `failed`); unsaid, it says nothing about the replica.
     """
 
-    __slots__ = ("_entry", "_on_room", "_settled", "held", "replica")
+    __slots__ = ("_cost", "_entry", "_on_room", "_sequences", "_settled", "held", "reason", "replica")
 
-    def __init__(self, replica: Replica, on_room: Callable[[Replica], None]) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        on_room: Callable[[Replica], None],
+        cost: float = 1.0,
+        sequences: int = 1,
+        reason: Reason = Reason.ONLY,
+    ) -> None:
+        """`reason`: why it is this replica."""
         self.replica = replica
+        self.reason = reason
         self.held = True
+        self._cost = max(1, round(cost))  # whole, so that what is added and taken away leaves nothing over
+        self._sequences = sequences
         self._settled = False
         self._on_room = on_room
         replica.running += 1
+        replica.load += self._cost
+        replica.sequences += sequences
+        replica.foreign.ours(replica.sequences)
         self._entry = replica.circuit.entered()
 
     def answers(self) -> None:
@@ -124,6 +180,8 @@ class Lease:
                 self._settled = True
                 self.replica.circuit.abandoned(self._entry)
             self.replica.running -= 1
+            self.replica.load -= self._cost
+            self.replica.sequences -= self._sequences
             self._on_room(self.replica)
 
     def __enter__(self) -> Self:

@@ -296,7 +296,7 @@ class Admission:
         waiting = self._lines.get(ticket.call.model)
         if anew and waiting is not None and len(waiting):
             self._serve(waiting)
-        lease = self._fleet.lease(ticket.call, ticket.avoiding)
+        lease = self._fleet.lease(ticket.call, ticket.avoiding, ticket.cost)
         if lease is None:
             return False
         if anew:
@@ -378,7 +378,7 @@ class Admission:
 
     def _grant(self, ticket: Ticket) -> bool:
         try:
-            lease = self._fleet.lease(ticket.call, ticket.avoiding)
+            lease = self._fleet.lease(ticket.call, ticket.avoiding, ticket.cost)
         except NoReplica as error:
             ticket.refuse(error)
             return True

@@ -87,6 +87,8 @@ class Answer:
         record.status = status
         record.first_byte = self._clock()
         waited_ms = (record.first_byte - record.began) * 1e3
+        if record.routed_by is not None:
+            headers.append((b"x-gllm-route", record.routed_by.encode()))
         headers += (
             (b"content-type", self.content_type),
             (b"x-request-id", record.id.encode()),

@@ -30,7 +30,8 @@ from app.gateway.listener import Address, listener
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.replays import Replays
-from app.gateway.routing import POLICIES
+from app.gateway.routing import LOOKS_AT_LOAD, POLICIES, READS_PROMPTS
+from app.gateway.routing.chain import prefix_of
 from app.gateway.supply import Supply
 from app.reliability.estimates import Estimates
 from app.reliability.failed_logins import FailedLogins
@@ -93,8 +94,9 @@ class Gateway:
         self.store = self._shared_store()
         self.books = self._books()
         self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
-        self.fleet = Fleet(POLICIES[settings.routing.policy](), self.telemetry)
-        self.prober = Prober(self.fleet, settings.routing.probe_interval_s)
+        routing = settings.routing
+        self.fleet = Fleet(POLICIES[routing.policy](), self.telemetry)
+        self.prober = Prober(self.fleet, routing.probe_interval_s, asks_load=routing.policy in LOOKS_AT_LOAD)
         self.admission = Admission(self.fleet, self.watch, self._line, refuses_early=settings.admission.backpressure)
         self.supply = Supply(settings, self.fleet, self.watch, self.telemetry, on_progress)
         self.supply.add(engines)
@@ -277,7 +279,8 @@ class Gateway:
         sampling, edge = self.settings.sampling, self.settings.edge
         defaults = Defaults(sampling.max_tokens, sampling.temperature)
         along = self.settings.engine.counts_along
-        return Intake(self.fleet, defaults, edge.max_choices, edge.request_timeout_s, along)
+        prefix = prefix_of if self.settings.routing.policy in READS_PROMPTS else None
+        return Intake(self.fleet, defaults, edge.max_choices, edge.request_timeout_s, along, prefix)
 
     def _edge_limits(self) -> EdgeLimits:
         edge = self.settings.edge

@@ -45,6 +45,7 @@ class Dispatch:
         failed: dict[str, EngineError] = {}
         for attempt in itertools.count(1):
             record.replica, record.attempts = ticket.lease.replica.name, attempt
+            record.routed_by = ticket.lease.reason
             try:
                 await self._counted(ticket, call, out, record, failed)
             except EngineError as error:
@@ -141,7 +142,7 @@ class Dispatch:
                 ticket.hold(won.lease)
                 self._hedge.saw(call.model, now - began)
                 _end_outrun(record.tries, won.lease, now)
-                record.replica = won.lease.replica.name
+                record.replica, record.routed_by = won.lease.replica.name, won.lease.reason
                 await self._stream(ticket, won.first, won.blocks, call, out, record)
         await out.end()
 
@@ -174,7 +175,7 @@ class Dispatch:
     def _second(self, ticket: Ticket, failed: Collection[str]) -> Lease | None:
         """Another replica, if one has room while this one dawdles, and if that may be tried once more."""
         try:
-            lease = self._fleet.lease(ticket.call, avoiding=(ticket.lease.replica.name, *failed))
+            lease = self._fleet.lease(ticket.call, (ticket.lease.replica.name, *failed), ticket.cost)
         except NoReplica:
             return None
         if lease is not None and not self._hedge.take():

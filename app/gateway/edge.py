@@ -70,6 +70,7 @@ _ONCE = {
     b"x-priority": "ambiguous_header",
     b"idempotency-key": "invalid_idempotency_key",
     b"last-event-id": "ambiguous_header",
+    b"x-session-id": "ambiguous_header",
 }
 """Headers that stand once or not at all, and the code of the error for those that do not."""
 

@@ -1,7 +1,7 @@
 """From bytes and headers to a `Call`: what is asked, of which model, by when, and what the engine gets to read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ from app.tenant import ANONYMOUS, Priority, Tenant
 from app.trace import Trace
 from app.wire.edits import put_fields
 from app.wire.fields import StreamOptions
-from app.wire.headers import idempotency_key, last_event_id, trace_context
+from app.wire.headers import idempotency_key, last_event_id, session_id, trace_context
 from app.wire.parsing import parse
-from app.wire.requests import ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampled
+from app.wire.requests import AnyRequest, ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, Sampled
 
 Headers = Mapping[bytes, bytes]
+PrefixOf = Callable[[AnyRequest, str, Tenant], tuple[int, ...]]
+"""What the choice of a replica is to know of a prompt for this model."""
 
 _DEADLINE = re.compile(rb"[0-9]{1,9}")
 _ANSWERED_IN_TOKENS = (ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest)
@@ -42,6 +44,7 @@ class Intake:
     timeout_s: float
     counts_along: bool = False
     """The engines understand `continuous_usage_stats`."""
+    prefix_of: PrefixOf | None = None
 
     def call(
         self,
@@ -97,6 +100,8 @@ class Intake:
             key=key,
             fingerprint=b"" if key is None else fingerprint(body),
             seen=seen if stream else 0,
+            session=session_id(headers[b"x-session-id"]) if b"x-session-id" in headers else "",
+            prefix=() if self.prefix_of is None else self.prefix_of(request, model, tenant),
         )
 
     def _choices(self, request: Sampled) -> int:

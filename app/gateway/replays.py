@@ -259,6 +259,7 @@ def _tell(run: Run, record: Record, *, first: bool) -> None:
     record.replayed = run.is_replay or not first
     if first and run.executes:
         record.replica, record.attempts = run.record.replica, run.record.attempts
+        record.routed_by = run.record.routed_by
         record.queued_s, record.events = run.record.queued_s, run.record.events
         record.waits, record.tries = run.record.waits, run.record.tries
         record.usage, record.guessed = run.record.usage, run.record.guessed

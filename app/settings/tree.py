@@ -19,7 +19,9 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Bytes = Annotated[int, Field(ge=1_024, le=2**31)]
 EngineType = Annotated[Literal["transformers", "vllm", "external"], BeforeValidator(values.engine_type)]
-Policy = Annotated[Literal["least_load", "round_robin"], BeforeValidator(values.lowered)]
+Policy = Annotated[
+    Literal["session", "prefix", "power_of_two", "least_load", "round_robin"], BeforeValidator(values.lowered)
+]
 Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(values.lowered)]
 Format = Annotated[Literal["auto", "json", "text"], BeforeValidator(values.lowered)]
 Urls = Annotated[tuple[str, ...], AfterValidator(values.base_urls), BeforeValidator(values.listed)]
@@ -173,7 +175,13 @@ class Timeouts:
 class Routing:
     """Which replica a request goes to."""
 
-    policy: Policy = setting("ROUTING_POLICY", "least_load", "How a replica is chosen: `least_load` or `round_robin`.")
+    policy: Policy = setting(
+        "ROUTING_POLICY",
+        "session",
+        "How a replica is chosen. `session`: calls with one `X-Session-Id` meet the same one, others go as with "
+        "`power_of_two`. `prefix`: like that, and prompts that begin alike meet too. `power_of_two`: of two at random "
+        "the one with fewer tokens to work on. `least_load`: the one with fewest of all. `round_robin`: in turn.",
+    )
     max_attempts: int = setting(
         "MAX_ATTEMPTS", 3, "Replicas tried for a request before its error is told.", ge=1, le=10
     )

@@ -73,6 +73,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
     stream: bool = False
     first_byte_ms: float = 0.0
     replica: str = ""
+    routed_by: str = ""
     attempts: int = 0
     replayed: bool = False
     prompt_tokens: int = 0
@@ -98,6 +99,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
             record.stream,
             _ms(record.first_byte - record.began) if record.first_byte else 0.0,
             record.replica,
+            record.routed_by or "",
             record.attempts,
             record.replayed,
             usage.prompt_tokens if usage else 0,

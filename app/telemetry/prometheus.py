@@ -27,7 +27,7 @@ from app.telemetry.base import (
     StoreChanged,
     TenantsRead,
 )
-from app.telemetry.record import Record
+from app.telemetry.record import Reason, Record
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 LATENCIES = (0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 5, 10, 30, 60)
@@ -68,8 +68,17 @@ class Metrics:
         )
         errors = Counter("llm_engine_errors", "Failed attempts by kind", ["error_type"], registry=registry)
         outcomes = Counter("gllm_request_outcomes", "Requests by how they ended", ["outcome"], registry=registry)
+        routed = Counter("gllm_routed", "Requests by why their last replica was chosen", ["reason"], registry=registry)
         self._in_progress = Gauge("llm_requests_in_progress", "Requests on their way through", registry=registry)
         self._tokens = Histogram("llm_generation_tokens", "Tokens in an answer", buckets=TOKENS, registry=registry)
+        self._prompt_tokens = Counter(
+            "gllm_prompt_tokens", "Tokens of prompts, as engines count them", registry=registry
+        )
+        self._cached_tokens = Counter(
+            "gllm_cached_prompt_tokens",
+            "Those of them that an engine still had in its cache, where engines tell",
+            registry=registry,
+        )
         self._replicas = Gauge(
             "gllm_replica_ready", "Whether a replica answers (1) or not (0)", ["replica"], registry=registry
         )
@@ -108,6 +117,7 @@ class Metrics:
         self._ttft = latency.labels("ttft")
         self._total = latency.labels("total")
         self._outcomes = {outcome: outcomes.labels(outcome.value) for outcome in Outcome}
+        self._routed = {reason: routed.labels(reason.value) for reason in Reason}
         self._errors = cache(errors.labels)
         self._answered = cache(lambda method, endpoint, status: requests.labels(method, endpoint, str(status)))
         self._took = cache(duration.labels)
@@ -132,6 +142,8 @@ class Metrics:
             self._queue_wait.observe(record.queued_s)
         if record.replayed:
             self._replayed.inc()
+        if record.routed_by is not None:
+            self._routed[record.routed_by].inc()
         if record.endpoint in GENERATIONS:
             self._generated(record)
 
@@ -143,6 +155,9 @@ class Metrics:
             self._total.observe(record.ended - record.began, exemplar)
         if record.usage is not None:
             self._tokens.observe(record.usage.completion_tokens)
+            self._prompt_tokens.inc(record.usage.prompt_tokens)
+            if record.usage.cached_tokens:
+                self._cached_tokens.inc(record.usage.cached_tokens)
 
     def note(self, event: Event) -> None:
         match event:

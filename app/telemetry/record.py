@@ -1,5 +1,7 @@
 """What is known about one request: one wide event, filled on the way through and told once at the end."""
 
+from enum import StrEnum
+
 import msgspec
 
 from app.errors import Outcome
@@ -21,6 +23,24 @@ class Attempt(msgspec.Struct):
     """Another one, tried beside it, began first; this one was ended."""
 
 
+class Reason(StrEnum):
+    """Why it was this replica: one vocabulary for header, log and metric."""
+
+    ONLY = "only"
+    """No other had room."""
+    TURN = "turn"
+    LOAD = "load"
+    """It had less to do."""
+    SESSION = "session"
+    """The call's session lives there."""
+    SESSION_AWAY = "session_away"
+    """Its session lives on one that has too much to do; this is the next in the session's order."""
+    PREFIX = "prefix"
+    """It has read the beginning of this prompt lately."""
+    PREFIX_AWAY = "prefix_away"
+    """Those that have read it have too much to do; this one had less."""
+
+
 class Record(msgspec.Struct):
     id: str
     endpoint: str
@@ -38,6 +58,8 @@ class Record(msgspec.Struct):
     """The class of the error, and for an engine's its `detail`; never shown to the client."""
     detail: str = ""
     replica: str = ""
+    routed_by: Reason | None = None
+    """`None` while there was no choice to be made: it is waiting, was refused, or is answered by an earlier one."""
     attempts: int = 0
     tries: tuple[Attempt, ...] = ()
     """The attempts, one by one."""

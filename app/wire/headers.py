@@ -7,6 +7,7 @@ from app.errors import InvalidRequest
 from app.trace import Trace
 
 _KEY = re.compile(rb'(?P<quote>"?)(?P<key>[A-Za-z0-9_.:-]{1,255})(?P=quote)')
+_SESSION = re.compile(rb"[A-Za-z0-9_.:-]{1,255}")
 _EVENT = re.compile(rb"[0-9]{1,9}")
 _TRACEPARENT = re.compile(rb"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})")
 _TRACESTATE = re.compile(rb"[\x20-\x7e]{1,512}")
@@ -27,6 +28,13 @@ def last_event_id(raw: bytes) -> int:
     if _EVENT.fullmatch(raw) is None:
         raise InvalidRequest("Give the 'id' of an event of this stream.", param="Last-Event-ID", code="invalid_header")
     return int(raw)
+
+
+def session_id(raw: bytes) -> str:
+    if _SESSION.fullmatch(raw) is None:
+        text = "Give one id of 1 to 255 letters, digits and '_', '.', ':', '-'."
+        raise InvalidRequest(text, param="X-Session-Id", code="invalid_header")
+    return raw.decode()
 
 
 def trace_context(headers: Mapping[bytes, bytes]) -> Trace | None:

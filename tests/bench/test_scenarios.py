@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import ROOT, clean_environment
 
-SCENARIOS = ("overload", "fairness", "twins", "hangups")
+SCENARIOS = ("overload", "fairness", "twins", "hangups", "routing")
 
 
 def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:

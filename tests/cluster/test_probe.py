@@ -8,8 +8,17 @@ from app.cluster.fleet import Fleet
 from app.cluster.probe import MISSES_ALLOWED, Prober
 from app.cluster.replica import Replica, State
 from app.engines.scripted import Scripted
-from app.errors import EngineBusy, EngineConnectTimeout, EngineError, EngineSilent, EngineUnreachable
+from app.errors import (
+    EngineBusy,
+    EngineConnectTimeout,
+    EngineError,
+    EngineLacks,
+    EngineMisconfigured,
+    EngineSilent,
+    EngineUnreachable,
+)
 from app.gateway.routing import round_robin
+from app.reliability.limit import AdaptiveLimit, Load
 from app.telemetry.base import ReplicaChanged
 from tests.support.recorder import Recorder
 from tests.support.until import until
@@ -21,6 +30,8 @@ class Listed(Scripted):
     answer: dict[str, int | None] | Exception
     asked = 0
     go_on_answering: asyncio.Event | None = None
+    tells: Load | Exception | None = None
+    asked_for_load = 0
 
     async def models(self) -> dict[str, int | None]:
         self.asked += 1
@@ -30,12 +41,18 @@ class Listed(Scripted):
             raise self.answer
         return self.answer
 
+    async def load(self) -> Load | None:
+        self.asked_for_load += 1
+        if isinstance(self.tells, Exception):
+            raise self.tells
+        return self.tells
+
 
 class Place:
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, asks_load: bool = False) -> None:
         self.recorder = Recorder()
         self.fleet = Fleet(round_robin(), self.recorder)
-        self.prober = Prober(self.fleet, every_s=3_600)
+        self.prober = Prober(self.fleet, every_s=3_600, asks_load=asks_load)
         self.engines = {name: Listed() for name in names}
         for name, engine in self.engines.items():
             engine.answer = {"demo": None}
@@ -165,3 +182,70 @@ async def test_probing_ends_when_it_is_cancelled() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+# --- load -----------------------------------------------------------------------------------------------------------
+
+
+async def test_load_is_asked_for_only_where_somebody_looks_at_it() -> None:
+    place = Place("a")
+    await place.prober.round()
+    assert place.engines["a"].asked_for_load == 0
+    replica = place.fleet.replicas[0]
+    replica.limit = AdaptiveLimit(8, 1, 16)
+    await place.prober.round()
+    assert place.engines["a"].asked_for_load == 1
+
+
+async def test_what_an_engine_tells_of_others_counts_until_it_tells_anew() -> None:
+    place = Place("a", asks_load=True)
+    replica, engine = place.fleet.replicas[0], place.engines["a"]
+    engine.tells = Load(waiting=0, running=16, kv_share=None)
+    await place.prober.round()
+    assert replica.foreign.sequences == 16
+    assert replica.beside > 0
+    engine.tells = Load(waiting=0, running=0, kv_share=None)
+    await place.prober.round()
+    assert (replica.foreign.sequences, replica.beside) == (0, 0)
+
+
+@pytest.mark.parametrize("silent_in", ["models", "load"])
+async def test_what_is_told_no_more_fades(silent_in: str) -> None:
+    place = Place("a", asks_load=True)
+    replica, engine = place.fleet.replicas[0], place.engines["a"]
+    engine.tells = Load(waiting=0, running=16, kv_share=None)
+    await place.prober.round()
+    if silent_in == "models":
+        engine.answer = EngineSilent()
+    else:
+        engine.tells = EngineSilent()
+    await place.prober.round()
+    assert replica.foreign.sequences == 8
+
+
+@pytest.mark.parametrize("tells", [None, EngineLacks(), EngineMisconfigured()], ids=repr)
+async def test_one_that_does_not_tell_its_load_is_well_and_not_asked_again_until_it_comes_anew(
+    tells: EngineError | None,
+) -> None:
+    """A hosted upstream has no gauges: it is not to be asked in vain every two seconds, nor to count as failing."""
+    place = Place("a", asks_load=True)
+    engine = place.engines["a"]
+    engine.tells = tells
+    for _ in range(5):
+        await place.prober.round()
+    assert place.state("a") is State.READY
+    assert engine.asked_for_load == 1
+    engine.answer = EngineUnreachable()
+    await place.prober.round()
+    engine.answer = {"demo": None}
+    await place.prober.round()
+    assert engine.asked_for_load == 2
+
+
+async def test_one_whose_load_cannot_be_read_is_well_too_and_is_asked_again() -> None:
+    place = Place("a", asks_load=True)
+    place.engines["a"].tells = EngineSilent()
+    for _ in range(MISSES_ALLOWED + 2):
+        await place.prober.round()
+    assert place.state("a") is State.READY
+    assert place.engines["a"].asked_for_load == MISSES_ALLOWED + 2

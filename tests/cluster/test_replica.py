@@ -1,12 +1,16 @@
 """A lease is a block: counted while it lasts, given back on every way out."""
 
 import asyncio
+import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.cluster.replica import Lease, Replica, State
 from app.engines.scripted import Scripted
 from app.errors import EngineFailed
+from app.reliability.limit import Load
 
 
 @pytest.fixture
@@ -68,3 +72,35 @@ def test_a_lease_is_given_back_once_however_often_it_is_released(replica: Replic
     for _ in range(3):
         lease.release()
     assert replica.running == 0
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e7), st.integers(1, 16)), max_size=20), st.randoms(use_true_random=False))
+def test_what_calls_cost_is_counted_while_they_last_and_nothing_is_left_over(
+    calls: list[tuple[float, int]], dice: random.Random
+) -> None:
+    """Counters that drift are how routers come to avoid an idle replica for ever."""
+    replica = Replica("a", Scripted())
+    leases = [Lease(replica, lambda freed: None, cost, sequences) for cost, sequences in calls]
+    assert replica.load == pytest.approx(sum(cost for cost, _ in calls), abs=len(calls))
+    assert replica.sequences == sum(sequences for _, sequences in calls)
+    dice.shuffle(leases)
+    for lease in leases:
+        lease.release()
+        lease.release()
+    assert (replica.load, replica.sequences, replica.running, replica.busy) == (0, 0, 0, 0)
+
+
+def test_a_call_that_costs_nothing_is_still_a_call(replica: Replica) -> None:
+    with Lease(replica, lambda freed: None, cost=0):
+        assert replica.load == 1
+
+
+def test_load_of_others_counts_with_ours_and_fades_when_it_is_not_told(replica: Replica) -> None:
+    replica.slots = 10
+    with Lease(replica, lambda freed: None, 1_000, 4):
+        replica.told(Load(waiting=0, running=12, kv_share=None), tokens_each=250)
+        assert (replica.load, replica.beside, replica.busy) == (1_000, 2_000, 300)
+        replica.untold()
+        assert (replica.load, replica.beside) == (1_000, 1_000)
+    replica.begins_anew()
+    assert (replica.load, replica.beside) == (0, 0)

@@ -50,6 +50,7 @@ class House:
         assert len(self.gateway.replays) == 0
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
         assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
+        assert [replica.load for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
 
 
 Build = Callable[..., Awaitable[House]]
@@ -57,7 +58,10 @@ Build = Callable[..., Awaitable[House]]
 
 @pytest.fixture
 async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Build]:
-    """`await build(a=Scripted(…), b=…, settings={"MAX_CHOICES": 2})`; every house must be empty in the end."""
+    """`await build(a=Scripted(…), b=…, settings={"MAX_CHOICES": 2})`; every house must be empty in the end.
+
+    Calls go to the replicas in turn as long as these are idle: no dice.
+    """
     monkeypatch.setattr(embedded, "ThreadPoolExecutor", Inline)
     async with AsyncExitStack() as stack:
 
@@ -69,7 +73,8 @@ async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             by_name: dict[str, Engine] = dict(engines)
             for engine in engines.values():
                 engine.clock = clock
-            flags = {"LOG_LEVEL": "error", "STATE_DIR": tmp_path / "state", **(settings or {})}
+            fixed = {"LOG_LEVEL": "error", "STATE_DIR": tmp_path / "state", "ROUTING_POLICY": "least_load"}
+            flags = {**fixed, **(settings or {})}
             loaded = Settings.load(env={}, env_file=None, **flags)
             gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder])
             await gateway.prober.round()

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
-from app.wire.headers import idempotency_key, last_event_id
+from app.wire.headers import idempotency_key, last_event_id, session_id
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:-"
 
@@ -34,3 +34,18 @@ def test_what_is_no_number_of_an_event_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequest) as raised:
         last_event_id(raw)
     assert raised.value.param == "Last-Event-ID"
+
+
+@given(st.binary(max_size=300))
+def test_a_session_id_is_one_plain_word_and_anything_else_is_refused_by_name(raw: bytes) -> None:
+    if 1 <= len(raw) <= 255 and set(raw) <= set(ALPHABET.encode()):
+        assert session_id(raw) == raw.decode()
+        return
+    with pytest.raises(InvalidRequest) as raised:
+        session_id(raw)
+    assert (raised.value.param, raised.value.code) == ("X-Session-Id", "invalid_header")
+
+
+@given(st.text(ALPHABET, min_size=1, max_size=255))
+def test_any_plain_word_is_a_session_id(name: str) -> None:
+    assert session_id(name.encode()) == name
