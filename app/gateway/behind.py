@@ -55,8 +55,8 @@ def _ours(request: Request, error: Exception) -> GatewayError:
             return error
         case HTTPException(status_code=404):
             return UnknownPath()
-        case HTTPException(status_code=405):
-            return WrongMethod(allow="GET, HEAD")  # true of every path behind the edge
+        case HTTPException(status_code=405, headers=headers):
+            return WrongMethod(allow=", ".join(sorted((headers or {})["Allow"].split(", "))))
         case HTTPException() | RequestValidationError():
             return InvalidRequest()
         case _:
