@@ -1,9 +1,13 @@
-"""What people import and type: `gllm serve`, `from gllm import VLLMService`."""
+"""What people import and type: `gllm serve`, `from gllm import GLLM`, `from gllm import VLLMService`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gllm.client import GLLM as GLLM
+    from gllm.client import AsyncGLLM as AsyncGLLM
+    from gllm.client import RemoteError as RemoteError
+    from gllm.client import Retries as Retries
     from gllm.service.client import VLLMClient as VLLMClient
     from gllm.service.config import LLMConfig as LLMConfig
     from gllm.service.config import ServeConfig as ServeConfig
@@ -15,8 +19,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncGLLM": "gllm.client",
+    "GLLM": "gllm.client",
     "LLMConfig": "gllm.service.config",
+    "RemoteError": "gllm.client",
     "ResponseOutput": "gllm.service.output",
+    "Retries": "gllm.client",
     "ServeConfig": "gllm.service.config",
     "VLLMClient": "gllm.service.client",
     "VLLMServer": "gllm.service.server",

@@ -104,7 +104,9 @@ class Gateway:
         self.replays = Replays(self.answers, settings.idempotency, self.watch)
         self.heartbeat = Heartbeat(clock, self.metrics.loop_lag if self.metrics else lambda seconds: None)
         self.internal = self._internal()
-        endpoints = Endpoints(self.fleet, self.admission, self.metrics, clock, VERSION, clock(), int(_unix_now()))
+        endpoints = Endpoints(
+            self.fleet, self.admission, self.replays, self.metrics, clock, VERSION, clock(), int(_unix_now())
+        )
         admin = Admin(self.books)
         behind = fastapi_app(endpoints, admin, self._lifespan)
         if self.tracer is not None:

@@ -14,8 +14,10 @@ from app.cluster.replica import State
 from app.errors import Draining, NoReplica, UnknownModel, UnknownPath
 from app.gateway.admission import Admission
 from app.gateway.auth import TENANT
+from app.gateway.replays import Replays
 from app.telemetry.prometheus import Metrics
 from app.tenant import Tenant
+from app.wire.headers import idempotency_key
 
 READING = ["GET", "HEAD"]
 PROBED = frozenset({"/livez", "/readyz", "/health", "/metrics"})
@@ -56,6 +58,7 @@ _SAID: dict[str, dict[str, Any]] = {
 class Endpoints:
     fleet: Fleet
     admission: Admission
+    replays: Replays
     metrics: Metrics | None
     clock: Clock
     version: str
@@ -72,6 +75,15 @@ class Endpoints:
                 router.add_api_route(
                     path, answer, methods=["GET"], summary=summary, operation_id=answer.__name__, **said
                 )
+        for prefix, shown in (("/v1", True), ("", False)):
+            router.add_api_route(
+                prefix + "/idempotency-keys/{key}",
+                self.give_up,
+                methods=["DELETE"],
+                status_code=204,
+                summary="Nobody comes back for what runs with this key: no grace time",
+                include_in_schema=shown,
+            )
         return router
 
     @property
@@ -137,6 +149,10 @@ class Endpoints:
             raise UnknownPath
         content_type, page = self.metrics.page(request.headers.get("accept", ""))
         return Response(page, media_type=content_type)
+
+    async def give_up(self, key: str, request: Request) -> None:
+        """What is answered already stays answered; a key that nothing runs with is no mistake."""
+        self.replays.give_up(tenant_of(request), idempotency_key(key.encode()))
 
     async def models(self, request: Request) -> Models:
         tenant = tenant_of(request)

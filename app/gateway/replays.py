@@ -20,12 +20,13 @@ from app.errors import (
 )
 from app.gateway.answers import Headers, Sink
 from app.gateway.run import Run, Tape, Work
-from app.generation import Call
+from app.generation import Call, Route
 from app.reliability.recording import Reader, Recording
 from app.reliability.stores.answers import AnswerStore, Claim, Elsewhere, Kept, Key, OwnerGone
 from app.reliability.watch import Watch
 from app.settings import Idempotency
 from app.telemetry.record import Record
+from app.tenant import Tenant
 
 log = logging.getLogger("gllm")
 
@@ -79,6 +80,13 @@ class Replays:
             run = self._start(slot, call, record, work)
         with run.reading(call) as reader:
             await self._give(run, reader, out, record, first=first)
+
+    def give_up(self, tenant: Tenant, key: str) -> None:
+        """No grace time for what runs here with this key, whatever the endpoint."""
+        scopes = {Key.scope_of(tenant, route, key) for route in Route}
+        for (each, _), run in self._runs.items():
+            if each.scope in scopes:
+                run.give_up()
 
     async def _place(self, call: Call) -> tuple[Slot, Run | None]:
         """Where the call belongs, and the run that is there."""

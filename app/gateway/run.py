@@ -81,6 +81,13 @@ class Run:
         if self.verdict is not None:
             raise self.verdict
 
+    def give_up(self) -> None:
+        """The client says that it will not come back: who reads now may go on, and the last to leave ends the run."""
+        self._grace_if_ours_s = 0.0
+        if self._grace_s < math.inf:
+            self._grace_s = 0.0
+        self._aim()
+
     def worked(self) -> None:
         """What remains is to keep the answer, and that is limited in itself."""
         self.recording.complete = True

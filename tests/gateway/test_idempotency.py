@@ -356,6 +356,57 @@ async def test_without_grace_a_hang_up_stops_the_engine_as_ever(build: Build) ->
     assert house.engine.aborted == 1
 
 
+async def give_up(house: House, key: str = KEY, prefix: str = "/v1") -> int:
+    return (await house.get(f"{prefix}/idempotency-keys/{key}", method="DELETE")).status
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+async def test_who_says_that_it_will_not_come_back_gets_no_grace_time(build: Build, stream: bool, prefix: str) -> None:
+    clock = FakeClock()
+    house = await build(clock=clock, only=Scripted(stall_at=1 if stream else 0))
+    first = asks(stream)
+    running = begin(house, first)
+    await until(lambda: house.engine.running == 1)
+    first.hang_up()
+    await running
+    await pass_time(clock, house, 1)
+    assert house.engine.running == 1
+    assert await give_up(house, prefix=prefix) == 204
+    house.gateway.watch.sweep()
+    await idle(house)
+    assert house.engine.aborted == 1
+
+
+async def test_a_key_is_given_up_for_its_last_reader_not_for_all(build: Build) -> None:
+    clock = FakeClock()
+    house = await build(clock=clock, only=Scripted(stall_at=1))
+    first, twin = asks(), asks()
+    running = [begin(house, each) for each in (first, twin)]
+    await until(lambda: len(first.blocks) == len(twin.blocks) == 1)
+    assert await give_up(house) == 204
+    first.hang_up()
+    await running[0]
+    await pass_time(clock, house, 20)
+    assert house.engine.running == 1
+    house.engine.go_on.set()
+    await running[1]
+    assert twin.events_numbered()[-1][1] == "[DONE]"
+
+
+async def test_an_answer_that_is_complete_stays_when_its_key_is_given_up(house: House) -> None:
+    once = await house.post(asking(), headers=keyed())
+    assert await give_up(house) == 204
+    assert (await house.post(asking(), headers=keyed())).body == once.body
+    assert executions(house) == 1
+
+
+async def test_only_a_key_can_be_given_up(house: House) -> None:
+    assert await give_up(house, "nobody-uses-this") == 204
+    assert await give_up(house, "a b") == 400
+    assert (await house.get("/v1/idempotency-keys/x", method="GET")).status == 405
+
+
 async def test_a_request_that_meets_a_run_being_ended_starts_its_own(build: Build) -> None:
     house = await build(settings={"IDEMPOTENCY_GRACE": 0}, only=Scripted(stall_at=1))
     first = asks()

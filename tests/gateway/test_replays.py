@@ -111,6 +111,22 @@ async def test_tenants_do_not_see_each_others_keys(house: House, running: bool) 
     assert house.executions == 2
 
 
+async def test_tenants_give_up_only_their_own_keys(house: House) -> None:
+    async with house.replays.running(drain_s=5):
+        house.go_on.clear()
+        asking = asyncio.create_task(house.ask())
+        await until(lambda: house.executions == 1)
+        house.replays.give_up(Tenant("other"), "k")
+        asking.cancel()
+        await until(asking.done)
+        house.watch.sweep()
+        await asyncio.sleep(0)
+        assert len(house.replays) == 1
+        house.replays.give_up(CALL.tenant, "k")
+        house.watch.sweep()
+        await until(lambda: len(house.replays) == 0)
+
+
 async def test_a_full_disk_holds_up_no_client_and_gets_the_answer_when_there_is_room(house: House) -> None:
     async with house.replays.running(drain_s=5):
         house.disk.full = True

@@ -13,8 +13,9 @@ import msgspec
 
 from app import errors
 from app.errors import GatewayError
-from app.generation import Call
+from app.generation import Call, Route
 from app.reliability.recording import Recording
+from app.tenant import Tenant
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -25,8 +26,11 @@ class Key(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, call: Call) -> "Key":
-        words = msgspec.json.encode((call.tenant.name, call.route, call.key))
-        return cls(sha256(words).hexdigest(), call.fingerprint)
+        return cls(cls.scope_of(call.tenant, call.route, call.key or ""), call.fingerprint)
+
+    @staticmethod
+    def scope_of(tenant: Tenant, route: Route, key: str) -> str:
+        return sha256(msgspec.json.encode((tenant.name, route, key))).hexdigest()
 
 
 class Kept(msgspec.Struct, frozen=True):
