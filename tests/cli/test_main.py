@@ -60,7 +60,8 @@ finally:
         ),
         (
             ["serve", "--port", "0", "--engine-url", "http://127.0.0.1:9"],
-            "gllm: REDIS_URL must be a URL like redis://:PASSWORD@HOST:6379/0.\n",
+            "gllm: REDIS_URL must be a URL like redis://:PASSWORD@HOST:6379/0; "
+            "in a password '#', '/' and '?' are written as %23, %2F and %3F.\n",
         ),
     ],
 )

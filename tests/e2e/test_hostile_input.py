@@ -33,6 +33,7 @@ def strict(engine: Engine, logs: Path) -> Iterator[GatewayProcess]:
 def _unharmed(strict: GatewayProcess, engine: Engine) -> Iterator[None]:
     """Around every attack: the engine has seen nothing of it, a good request is answered, nothing is in flight."""
     good(strict)
+    strict.http.get("/admin/usage")  # the file of the ledger is open from the first request on
     files, taken = strict.open_files(), engine.taken()
     yield
     assert engine.taken() - taken == 0, "it reached the engine"
