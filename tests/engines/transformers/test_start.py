@@ -72,6 +72,16 @@ def test_a_device_that_is_not_there_is_said_to_be_missing() -> None:
         load(str(DEMO), device="cuda", dtype="auto", tell=lambda stage: None)
 
 
+@pytest.mark.parametrize(("present", "taken", "dtype"), [(True, "cuda", "bfloat16"), (False, "cpu", "float32")])
+def test_a_gpu_is_taken_where_there_is_one(present: bool, taken: str, dtype: str) -> None:
+    from app.engines.transformers.model import _device, _dtype
+
+    with patch("torch.cuda.is_available", return_value=present):
+        device = _device("auto")
+    assert device.type == taken
+    assert str(_dtype("auto", device)) == f"torch.{dtype}"
+
+
 def test_progress_is_told_line_by_line(small: Running) -> None:
     stages = [line.split(" at=")[0] for line in small.said]
     assert stages[0] == "engine: importing"
