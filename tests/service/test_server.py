@@ -196,7 +196,7 @@ def all_gone(processes: list[psutil.Process]) -> bool:
 
 
 def test_a_killed_program_leaves_no_engine(tmp_path: Path) -> None:
-    process, started = begun(HOLDS + "input()", tmp_path)
+    process, started = begun(HOLDS + "import time; time.sleep(60)", tmp_path)
     with process:
         process.kill()
     assert len(started) == 2
