@@ -39,7 +39,7 @@ class Pace:
     """Between two looks at an engine that is ready."""
     hung_s: float = 60.0
     """One that has not answered `/health` for so long never will. A busy one answers late, which is well enough."""
-    grace_s: float = 8.0
+    grace_s: float = 6.0
     """From SIGTERM to SIGKILL. The engine is idle by then, or its time to become so is over."""
     headless_s: float = 3.0
     """An engine that serves no HTTP is taken for started when it has lived so long."""
