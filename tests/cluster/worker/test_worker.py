@@ -292,13 +292,15 @@ async def test_the_last_lines_are_read_and_followed(bench: Bench) -> None:
         assert [piece async for piece in worker.logs(1)] == [b"asked for well\n"]
         assert b"".join([piece async for piece in worker.logs(100)]) == b"loading well\nasked for well\n"
         heard = b""
-        async for piece in (following := worker.logs(0, follow=True)):
+        following = worker.logs(1, follow=True)
+        async for piece in following:
             heard += piece
+            if heard == b"asked for well\n":
+                await loaded(worker, "other")
             if b"asked for other" in heard:
                 break
-            await loaded(worker, "other")
         await following.aclose()  # type: ignore[attr-defined]
-        assert heard == b"loading other\nasked for other\n"
+        assert heard == b"asked for well\nloading other\nasked for other\n"
 
 
 @pytest.mark.parametrize("when_s", [0.0, 0.05, 0.3])
