@@ -139,9 +139,9 @@ class Working:
 
     async def _report(self) -> None:
         """Every change of state in a line."""
-        before = await self._worker.status()
+        before = self._worker.now
         while not self._stopping.is_set():
-            now = await self._worker.status(before.version, 60)
+            now = await self._worker.news(before.version, 60)
             if now.state is not before.state:
                 self._show(now)
             before = now

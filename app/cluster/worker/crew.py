@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.cluster.launchers.plan import HOST, Build, Machine, part
+from app.cluster.launchers.ports import LAST_PORT
 from app.cluster.worker.worker import LocalWorker, OnProgress, Post
 from app.settings import Engine
 
@@ -21,7 +22,7 @@ async def crew(
         workers = []
         for number in range(engine.replicas):
             post = Post(f"engine-{number}", HOST, "", *part(engine, machine, number))
-            own = replace(engine, port_start=engine.port_start + number)
+            own = replace(engine, port_start=min(engine.port_start + number, LAST_PORT))
             worker = LocalWorker(post, own, state_dir, on_progress=on_progress, heartbeat_s=heartbeat_s, build=build)
             workers.append(await stack.enter_async_context(worker))
         try:

@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential
 
@@ -31,7 +31,7 @@ from app.cluster.launchers.ports import Ports
 from app.cluster.worker.board import Board
 from app.cluster.worker.grip import gripped, name_of
 from app.cluster.worker.inbox import Change, Inbox
-from app.cluster.worker.life import Life, Pace
+from app.cluster.worker.life import AFTERMATH_S, Life, Pace
 from app.cluster.worker.logs import said
 from app.cluster.worker.speech import part_of
 from app.errors import LoadFailed, LoadInProgress, NotOffered, NotReleased, UnknownAdapter, WorkerUnreachable
@@ -109,8 +109,9 @@ class LocalWorker:
         self._clock = clock
         self._inbox = Inbox()
         self._life: Life | None = None
+        self._serving = Order(model="")
         self._was_ready = False
-        """With the order at hand."""
+        """With what it serves now."""
         self._kept_out = False
         """By `drain`: it comes up again as it was."""
         self._stopping = False
@@ -171,10 +172,14 @@ class LocalWorker:
     async def status(self, after: int = -1, wait_s: float = 0.0) -> Status:
         self._lookers += 1
         try:
-            return await self._board.look(after, wait_s)
+            return await self.news(after, wait_s)
         finally:
             self._lookers -= 1
             self._looked_at = self._clock()
+
+    async def news(self, after: int, wait_s: float) -> Status:
+        """For those who send no requests here: no drain waits until they have seen it."""
+        return await self._board.look(after, wait_s)
 
     async def load(self, order: Order, *, drain_s: float, force: bool = False) -> Status:
         self._check_alive()
@@ -185,6 +190,7 @@ class LocalWorker:
         self._check(order)
         if not force and self._serves(order):
             self._kept_out = False
+            self._serving = order
             self._board.change(order=order, state=WorkerState.READY, reason="", failure=None)
             return self.now
         self._kept_out = False
@@ -192,7 +198,7 @@ class LocalWorker:
         if self.now.state in UP:
             self._make_way(f"It makes way for {order.model}.")
         else:
-            self._is_about_to_serve(order, Progress(step="starting"))
+            self._is_about_to_serve(order, Progress(step="starting"), reason="")
         return self.now
 
     async def release(self, *, drain_s: float) -> Released:
@@ -219,7 +225,8 @@ class LocalWorker:
             return self.now
         if adapter.name in self.now.names:
             raise LoadFailed(f"{adapter.name} is the name of the model itself.", param="name")
-        await life.contact.put_adapter(adapter)
+        replaced = any(each.name == adapter.name for each in self.now.adapters)
+        await life.contact.put_adapter(adapter, instead=replaced)
         if life is self._life:
             others = tuple(each for each in self.now.adapters if each.name != adapter.name)
             self._board.change(adapters=(*others, adapter))
@@ -338,12 +345,9 @@ class LocalWorker:
         try:
             return await self._serve(Served(order, adapters), "starting")
         except EngineLost as lost:
-            if self._was_ready:
-                self._failed(str(lost))
-                return None
-            self._board.change(failure=_failure(order, lost))
+            self._board.change(failure=_failure(self._serving, lost))
             self._tell(str(lost))
-            if served is None or self._inbox.holds_something:
+            if served is None or self._was_ready or self._inbox.holds_something:
                 self._failed(str(lost))
                 return None
         try:
@@ -360,7 +364,7 @@ class LocalWorker:
 
     async def _serve(self, served: Served, step: str) -> Served:
         """Until something else is asked. It is started again when it dies, if it was ready once."""
-        self._was_ready = False
+        self._serving, self._was_ready = served.order, False
         self._board.change(adapters=served.adapters)
         lives = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, EngineLost) and self._was_ready),
@@ -370,16 +374,19 @@ class LocalWorker:
             before_sleep=self._died,
             reraise=True,
         )
-        while not await lives(self._live, served.order, step):
+        while not await lives(self._live, step):
             step = "starting"
-        return Served(served.order, self.now.adapters)
+        return Served(self._serving, self.now.adapters)
 
-    async def _live(self, order: Order, step: str) -> bool:
+    async def _live(self, step: str) -> bool:
         """One life of its engine. Ends because something else is asked: true; or after a long time: false."""
-        await self._until_memory_is_back()
+        async with self._inbox.making_way():
+            await self._see_memory_back()
         if self._inbox.holds_something:
             return True
-        self._is_about_to_serve(order, Progress(step=step), starts=self.now.starts + 1)
+        order, self._proof = self._serving, self._grip.proof()
+        reason = self.now.reason if self._inbox.open is None else ""  # it says how the last one died
+        self._is_about_to_serve(order, Progress(step=step), starts=self.now.starts + 1, reason=reason)
         self._port = self._port if self._ports.still_free(self._port) else self._next_port()
         ready_at = None
         try:
@@ -398,13 +405,12 @@ class LocalWorker:
             self._life = None
         return True
 
-    async def _until_memory_is_back(self) -> None:
+    async def _see_memory_back(self) -> None:
         """What the last engine had. An engine that finds too little says so itself."""
         try:
             await self._proof.released()
         except NotReleased as error:
             self._tell(error.message)
-        self._proof = self._grip.proof()
 
     def _life_of(self, order: Order) -> Life:
         launch = self._launch(order)
@@ -436,8 +442,9 @@ class LocalWorker:
         try:
             await life.contact.put_adapter(adapter)
         except (LoadFailed, NotOffered) as error:
-            self._tell(error.message)
-            self._board.change(adapters=tuple(each for each in self.now.adapters if each != adapter))
+            if not await life.is_gone_within(AFTERMATH_S):  # else it is not the adapter's fault
+                self._tell(error.message)
+                self._board.change(adapters=tuple(each for each in self.now.adapters if each != adapter))
 
     async def _let_go(self, life: Life) -> None:
         """Whoever sends here must have seen that it is draining; then what runs may finish."""
@@ -461,14 +468,8 @@ class LocalWorker:
     def _make_way(self, reason: str) -> None:
         self._board.change(state=WorkerState.DRAINING, progress=Progress(step="draining"), reason=reason)
 
-    def _is_about_to_serve(self, order: Order, progress: Progress, starts: int | None = None) -> None:
-        self._board.change(
-            state=WorkerState.LOADING,
-            order=order,
-            names=self._names(order),
-            progress=progress,
-            starts=self.now.starts if starts is None else starts,
-        )
+    def _is_about_to_serve(self, order: Order, progress: Progress, **more: Any) -> None:
+        self._board.change(state=WorkerState.LOADING, order=order, names=self._names(order), progress=progress, **more)
 
     def _died(self, state: RetryCallState) -> None:
         lost = state.outcome and state.outcome.exception()

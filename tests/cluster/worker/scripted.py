@@ -68,6 +68,9 @@ class Handler(BaseHTTPRequestHandler):
             if not Path(body["lora_path"]).exists():
                 self._refuse(f"No adapter found for {body['lora_path']}")
                 return
+            if body["lora_name"] in adapters and not body.get("load_inplace"):
+                self._refuse(f"The lora adapter '{body['lora_name']}' has already been loaded.")
+                return
             adapters[body["lora_name"]] = body["lora_path"]
             self._answer("Success")
         elif adapters.pop(body["lora_name"], None) is None:
