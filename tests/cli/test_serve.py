@@ -43,7 +43,7 @@ def test_a_stop_waits_for_running_answers(gllm: Run) -> None:
     answers: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: answers.append(chat(running.url, "Hi")))
     asking.start()
-    running.until_engine_says("Asked")
+    running.until_engine_says("Asked to chat")
     running.interrupt()
     assert running.wait() == 0
     asking.join()
@@ -65,7 +65,7 @@ def test_a_second_interrupt_stops_at_once(gllm: Run) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    running.until_engine_says("Asked")
+    running.until_engine_says("Asked to chat")
     running.interrupt()
     running.until("once more stops at once")
     running.interrupt()
