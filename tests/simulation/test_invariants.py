@@ -94,7 +94,7 @@ def _failed_while_all_was_well(history: History) -> None:
 
 
 def _circuit(history: History, name: str, *states: tuple[str, float]) -> None:
-    history.events = [(BEGAN_S + at, CircuitChanged(name, state)) for state, at in states]
+    history.events = [(BEGAN_S + at, 0, CircuitChanged(name, state)) for state, at in states]
 
 
 def _worked_while_open(history: History) -> None:
@@ -320,7 +320,7 @@ BREAKS: dict[str, list[Break]] = {
     ],
     "those_who_wait_are_served_by_their_weights": [_one_tenant_waits_for_all_of_another],
     "the_ledger_has_what_was_recorded": [
-        lambda history: setattr(history, "charged", (0, 0, 0)),
+        lambda history: setattr(history.counted[0], "told", (0, 0, 0)),
         lambda history: _record(history, GONE, usage=None),
     ],
     "no_answer_begins_after_its_deadline": [

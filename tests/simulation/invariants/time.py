@@ -21,7 +21,7 @@ def no_request_lasts_longer_than_it_may(history: History) -> Iterator[str]:
     for seen in history.all_seen:
         due = history.world.expires(seen.visit, seen.sent)
         due = max(due, seen.body_sent or seen.sent + history.world.settings["BODY_TIMEOUT"])
-        if history.world.drains_at is not None:
+        if history.world.drains_at is not None and seen.visit.gateway == 0:
             drained = history.world.drains_at + history.world.settings["DRAIN_SECONDS"]
             due = min(due, max(drained, seen.body_sent or due))
         if seen.returned is not None and seen.returned - seen.blocked_s > due + TICK_S + AT_ONCE_S:
