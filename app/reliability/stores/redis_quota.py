@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from app.clock import Clock
+from app.errors import DeadlinePassed
 from app.generation import Call, Expected
 from app.reliability.allowance import Levels, Scope, larger, refusal, scopes_of, standings
 from app.reliability.quota import LocalQuota, Reservation, Turnover, given_back
@@ -146,10 +147,13 @@ class RedisQuota:
         lease = self._lease(call, expected, scopes)
         sent = self._store.available
         try:
-            answer = await self._store.run(RESERVE, lease.keys, _asked(lease, expected, scopes))
-        except BaseException:
+            async with asyncio.timeout(call.expires_at - self._clock()):
+                answer = await self._store.run(RESERVE, lease.keys, _asked(lease, expected, scopes))
+        except BaseException as error:
             if sent:  # it may have been done all the same
                 self._give_back(lease, 1, expected.tokens)
+            if isinstance(error, TimeoutError):
+                raise DeadlinePassed from None  # a time limit of the store's own is `StoreUnavailable`
             raise
         stand = list(zip(scopes, _levels(answer, scopes), strict=True))
         if not answer[0]:

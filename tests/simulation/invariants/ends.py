@@ -97,11 +97,12 @@ def where_nothing_is_wrong_everybody_gets_an_answer_or_an_honest_refusal(history
     """Liveness: a refusal there has to do with how many come, or how little time they have."""
     honest = {Outcome.OK, Outcome.QUEUE_FULL, Outcome.DEADLINE, Outcome.RATE_LIMITED, Outcome.DRAINING}
     theirs = (400, 401, 408, 409, 422)
+    of_keys = {"NotReplayable", *(["StoreDown"] if history.world.store_faults else [])}
     if history.world.calm:
         for seen, record in with_records(history):
-            if seen.visit.idempotency_key is not None and history.world.store_faults and record.error == "StoreDown":
-                continue
             there = seen.hung_up is None and seen.cut_off is None and seen.killed is None
+            if seen.visit.idempotency_key is not None and record.error in of_keys:
+                continue
             if there and seen.status not in theirs and record.outcome not in {*honest, Outcome.CLIENT_GONE}:
                 yield f"{record.id} is recorded as {record.outcome} {record.error} while all was well"
 
