@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from app.gateway.routing import POLICIES
 from tests.simulation.world import (
     BEGAN_S,
+    KNOW_EACH_OTHER_S,
     EnginePlan,
     Fault,
     Manner,
@@ -187,10 +188,14 @@ class _Draw:
             world,
             settings=world.settings | {name: self._pick(name, choices) for name, choices in WITH_REDIS.items()},
             tenants=tenants,
-            visits=tuple(replace(visit, gateway=self._from("gateway of", visit.id).randrange(gateways)) for visit in visits),
+            visits=tuple(self._at_gateways(visits, gateways)),
             gateways=gateways,
             store_faults=tuple(self._store_faults(span_s, gateways)),
         )
+
+    def _at_gateways(self, visits: Iterable[Visit], gateways: int) -> Iterator[Visit]:
+        for visit in visits:
+            yield replace(visit, gateway=self._from("gateway of", visit.id).randrange(gateways))
 
     def _limited(self, index: int) -> TenantPlan:
         rng = self._from("limited tenant", index)
@@ -211,8 +216,9 @@ class _Draw:
     def _store_fault(
         self, rng: random.Random, span_s: float, gateways: int, troubles: list[StoreTrouble]
     ) -> StoreFault:
-        trouble = rng.choice(troubles)
-        at = BEGAN_S + rng.choice([rng.random() * span_s, rng.random() * span_s, -rng.random()])
+        trouble = rng.choice([*troubles, StoreTrouble.GONE])
+        while_they_come, then, before = rng.random() * span_s, span_s * (1 + rng.random()), -rng.random()
+        at = BEGAN_S + rng.choice([*[while_they_come] * 4, then, before, -KNOW_EACH_OTHER_S])
         until = at + rng.choice([0.02, 0.3, 2.0, 6.0])
         gateway = rng.choice([None, None, rng.randrange(gateways)])
         empties = trouble is StoreTrouble.GONE and gateway is None and rng.random() < 0.5

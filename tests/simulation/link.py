@@ -14,6 +14,7 @@ from typing import Any
 from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as Broken
 
+from app.reliability.stores.redis import PREFIX
 from app.reliability.stores.redis_pool import Command
 from tests.simulation.memory import Memory
 from tests.simulation.world import StoreFault, StoreTrouble, World
@@ -49,10 +50,10 @@ class Exchange:
 
     def __str__(self) -> str:
         word, *given = self.commands[0]
-        what = next((str(part) for part in given if str(part).startswith("gllm:")), "")
+        what = next((part for part in given if isinstance(part, str) and part.startswith(PREFIX)), "")
         troubles = ", ".join(sorted(self.troubles))
         done = "never" if self.done is None else f"{self.done:.4f}"
-        return f"{word} {what} {len(self.commands)}: {troubles} done {done}, answered {self.answered}"
+        return f"{word!s} {what} {len(self.commands)}: {troubles} done {done}, answered {self.answered}"
 
 
 class Link:
@@ -177,7 +178,7 @@ class Wire:
         if StoreTrouble.CUT in troubles:
             commands = commands[: self._rng.randrange(len(commands) + 1)]
         if StoreTrouble.REFUSING in troubles:
-            answers = [BaseParser.parse_error(self._rng.choice(REFUSALS)) for _ in commands]
+            answers = [_error(self._rng.choice(REFUSALS)) for _ in commands]
         else:
             answers = link.memory.do(commands, link.loop.time())
             exchange.done = link.loop.time() if commands else None
@@ -192,6 +193,12 @@ class Wire:
     def _under_way(self) -> Exchange:
         assert self._exchange is not None, "nothing was packed"
         return self._exchange
+
+
+def _error(text: str) -> Exception:
+    """As redis-py reads it: some have classes of their own."""
+    error: Exception = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]
+    return error
 
 
 def _deliver(coming: "asyncio.Future[list[Any]]", answers: list[Any]) -> None:

@@ -72,7 +72,7 @@ _A_COMMAND = "return redis.call(unpack(ARGV))"
 
 class Memory:
     def __init__(self, socket: str) -> None:
-        self._connection = UnixDomainSocketConnection(path=socket, protocol=2)
+        self._connection = UnixDomainSocketConnection(path=socket, protocol=2)  # type: ignore[no-untyped-call,abstract]
         self._loaded: dict[str, str] = {}
         """By text: what the server calls it, with the lines before it."""
         self._scripts: dict[str, str] = {}
@@ -133,7 +133,7 @@ class Memory:
             return refusal
 
     def close(self) -> None:
-        self._connection.disconnect()
+        self._connection.disconnect()  # type: ignore[no-untyped-call]
 
 
 _at_hand: list[Memory] = []
@@ -141,7 +141,7 @@ _at_hand: list[Memory] = []
 
 @contextmanager
 def at_hand() -> Iterator[None]:
-    """Worlds that are simulated in this block have one server after one another: to start it takes as long as a world."""
+    """Worlds in this block have the same server, one after another: to start one takes as long as many a world."""
     if _at_hand:
         yield
         return

@@ -32,19 +32,22 @@ from tests.simulation.history import Counted, History, Left, Seen
 from tests.simulation.link import Link
 from tests.simulation.loop import Deadlock, VirtualLoop, run
 from tests.simulation.memory import IN_MEMORY, Memory, memory
-from tests.simulation.world import BEGAN_S, StoreFault, TenantPlan, Visit, World
+from tests.simulation.world import BEGAN_S, KNOW_EACH_OTHER_S, StoreFault, TenantPlan, Visit, World
 
 WARMS_UP_S = 1.0
 """Until the first client may come: the engines are found."""
 
-KNOW_EACH_OTHER_S = 6.0
-"""The same for gateways that share a Redis: by then each knows how many they are."""
-
 SETTLES_S = 5.0
 """Until the gateway must have noticed that all is well again, and given back whatever it held."""
 
+GIVES_BACK_S = 2.0
+"""Until Redis has heard that too, whatever it missed."""
+
 MAKES_SURE_S = 11.0
 """Until every gateway has asked Redis again whether it still knows all that was used."""
+
+LONGEST_S = 300.0
+"""No world lasts so long, unless something in it has no end."""
 
 MONTH = timedelta(days=30)
 
@@ -78,7 +81,7 @@ def _simulated(world: World, folder: Path, shared: Memory | None) -> History:
         _ErrorLog(stage.history.logged),
     ):
         try:
-            run(stage.loop, stage.play(), world.seed)
+            run(stage.loop, stage.until_its_end(), world.seed)
         except Deadlock as deadlock:
             stage.history.stuck = str(deadlock)
     stage.history.ended, stage.history.turns = stage.loop.time(), stage.loop.turns
@@ -97,6 +100,13 @@ class _Stage:
         """Here it follows from the seed, like all chance."""
         self._gateways: list[Gateway] = []
         self._links: dict[str, Link] = {}
+
+    async def until_its_end(self) -> None:
+        try:
+            async with asyncio.timeout(LONGEST_S):
+                await self.play()
+        except TimeoutError:
+            self.history.stuck = self.history.stuck or f"at {self.loop.time():.3f} s it was not over"
 
     async def play(self) -> None:
         world, history = self.world, self.history
@@ -118,15 +128,22 @@ class _Stage:
             await asyncio.sleep(max(0.0, world.faults_end - self.loop.time()) + SETTLES_S)
             for visit in afterwards:
                 await self._come([visit], history.afterwards)
+            if self.shared is not None:
+                await asyncio.sleep(GIVES_BACK_S)
+                places = self.shared.places_taken(self.loop.time()) if self._nothing_is_reserved() else []
             await asyncio.sleep(MAKES_SURE_S if world.shared else SETTLES_S)
             for _ in range(TURNS):
                 await asyncio.sleep(0)
             history.counted = [await self._counted(number) for number in range(world.gateways)]
             history.left = Left(self._held(actors), list((_tasks() - usual).elements()))
             if self.shared is not None:
-                history.left.places = self.shared.places_taken(self.loop.time())
+                history.left.places = places + self.shared.places_taken(self.loop.time())
                 history.left.claims = self.shared.keys_claimed(self.loop.time())
         history.left.tasks += _tasks().elements()
+
+    def _nothing_is_reserved(self) -> bool:
+        """Runs with a key may go on for a while."""
+        return not any(gateway.quota.running for gateway in self._gateways)
 
     def connector(self, url: str) -> Callable[[], Any]:
         return self._links[url].wire
@@ -193,9 +210,7 @@ class _Stage:
         """All of them, to their ends; and if these do not come, to the time when they should have."""
         clients = [Client(visit) for visit in visits]
         seen += [client.seen for client in clients]
-        running = [
-            self.loop.create_task(client.run(self._gateways[client.visit.gateway].app)) for client in clients
-        ]
+        running = [self.loop.create_task(client.run(self._gateways[client.visit.gateway].app)) for client in clients]
         over = max([self.loop.time(), *(visit.at for visit in visits)]) + self._longest_s()
         _, late = await asyncio.wait(running, timeout=max(0.0, over - self.loop.time()))
         if late:

@@ -7,10 +7,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 BEGAN_S = 1_000.0
 """When a world begins, on its clock."""
+
+
+KNOW_EACH_OTHER_S = 6.0
+"""So long before, gateways begin that share a Redis: until the first client comes each knows how many they are."""
 
 
 class Trouble(StrEnum):
@@ -215,9 +220,10 @@ class World:
 
     @property
     def faults_end(self) -> float:
-        return max((fault.until for fault in (*self.faults, *self.store_faults)), default=0.0)
+        ends = [fault.until for fault in self.faults] + [fault.until for fault in self.store_faults]
+        return max(ends, default=0.0)
 
-    @property
+    @cached_property
     def models(self) -> list[str]:
         return sorted({model for engine in self.engines for model in engine.models})
 

@@ -24,7 +24,7 @@ def executable() -> str:
 
 
 class RedisServer:
-    """It keeps nothing, and listens to this machine only. Started again, it has the same place and forgot everything."""
+    """It keeps nothing, and listens to this machine only. Started again, it has the same place and forgot all."""
 
     def __init__(self, folder: Path, *, at_socket: bool = False) -> None:
         """`at_socket`: at a file in its folder instead of a port, which is quicker, and nobody else's by chance."""

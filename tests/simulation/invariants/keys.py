@@ -12,7 +12,7 @@ DAY_S = 86_400.0
 
 @invariant
 def a_key_is_executed_with_success_at_most_once(history: History) -> Iterator[str]:
-    """And once more each time that Redis comes back empty: it has forgotten who has which key, and who had an answer."""
+    """And once more each time that Redis comes back empty: it has forgotten who has a key, and what was answered."""
     if _forgets(history):
         return
     works = history.works_by_answer()

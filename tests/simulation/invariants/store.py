@@ -56,7 +56,7 @@ def redis_is_no_reason_to_refuse_who_brings_no_key(history: History) -> Iterator
 
 @invariant
 def redis_keeps_nobody_waiting_longer_than_allowed(history: History) -> Iterator[str]:
-    """From the last byte of its body until it is in line, at an engine or refused. With a key it may wait for others."""
+    """From the last of its body until it is in line, at an engine or refused. With a key it may wait for others."""
     works = history.works_by_request()
     for seen, record in with_records(history):
         if seen.visit.idempotency_key is None and seen.body_sent is not None and seen.returned is not None:

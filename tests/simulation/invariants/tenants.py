@@ -7,6 +7,7 @@ from itertools import accumulate, combinations
 from app.engines.scripted import Work
 from app.gateway.admission import cost_of
 from app.reliability.ledger import MOST_TOKENS
+from app.reliability.stores.redis_quota import COUNTS, RENEWED_S
 from tests.simulation.history import History, Seen
 from tests.simulation.invariants.base import away, hedges, invariant, places_may_lapse, times_emptied, with_records
 from tests.simulation.world import BEGAN_S, TenantPlan, Trouble
@@ -69,9 +70,10 @@ def _wholes(history: History) -> int:
 
 
 def _parts(history: History, limit: int) -> list[int]:
-    """Of each gateway that could not reach Redis for a while. It knows how many gateways there are, unless Redis has
-    just forgotten."""
-    known = not times_emptied(history) and not places_may_lapse(history)
+    """Of each gateway that could not reach Redis for a while. It knows how many gateways there are, unless it could not
+    ask before the first client came, or Redis has forgotten it again and again."""
+    asked = all(fault.at > BEGAN_S - RENEWED_S for fault in history.world.store_faults)
+    known = asked and times_emptied(history) < COUNTS
     part = max(1, limit // history.world.gateways) if known else limit
     return [part for gateway in range(history.world.gateways) if away(history, gateway)]
 
