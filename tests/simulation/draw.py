@@ -94,7 +94,7 @@ SETTINGS: dict[str, list[Any]] = {
 WITH_REDIS: dict[str, list[Any]] = {
     "REDIS_TIMEOUT": [0.05, 0.05, 0.2],
     "IDEMPOTENCY_LEASE": [3.0, 10.0],
-    "LEDGER_FLUSH_INTERVAL": [0.5, 1.0],
+    "LEDGER_FLUSH_INTERVAL": [0.3, 0.5],
 }
 
 OLDEST = 100

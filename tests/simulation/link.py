@@ -7,6 +7,7 @@ what the gateway cannot know, whether it was done, is decided by chance and writ
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,11 +50,16 @@ class Exchange:
         return self.done is not None and self.ended is not None and self.done > self.ended
 
     def __str__(self) -> str:
-        word, *given = self.commands[0]
-        what = next((part for part in given if isinstance(part, str) and part.startswith(PREFIX)), "")
-        troubles = ", ".join(sorted(self.troubles))
-        done = "never" if self.done is None else f"{self.done:.4f}"
-        return f"{word!s} {what} {len(self.commands)}: {troubles} done {done}, answered {self.answered}"
+        troubles = ", ".join(sorted(self.troubles)) or "well"
+        done = "never done" if self.done is None else f"done at {self.done:.4f}"
+        return f"{asked(self.commands)}: {troubles}, {done}, {'answered' if self.answered else 'not answered'}"
+
+
+def asked(commands: Sequence[Command]) -> str:
+    """The first word, and the first key."""
+    word, *given = commands[0]
+    key = next((part for part in given if isinstance(part, str) and part.startswith(PREFIX)), "")
+    return f"{word!s} {key}"
 
 
 class Link:
@@ -66,7 +72,7 @@ class Link:
         self._exchanges = exchanges
         self._faults: list[StoreFault] = []
         self._wires: list[Wire] = []
-        self._count = 0
+        self._asked: Counter[str] = Counter()
 
     def begin(self, fault: StoreFault) -> None:
         self._faults.append(fault)
@@ -88,9 +94,10 @@ class Link:
             self._wires.remove(wire)
 
     def exchange(self, commands: Sequence[Command]) -> tuple[Exchange, random.Random]:
-        """What is drawn depends on which exchange of this gateway it is, not on when it is made."""
-        self._count += 1
-        rng = random.Random(f"{self._seed} {self._gateway} store {self._count}")
+        """What is drawn depends on what is asked for, and for which time, not on when."""
+        what = asked(commands)
+        self._asked[what] += 1
+        rng = random.Random(f"{self._seed} {self._gateway} asks {what} {self._asked[what]}")
         troubles = frozenset(fault.trouble for fault in self._faults if rng.random() < fault.share)
         exchange = Exchange(self._gateway, commands, self.loop.time(), troubles)
         self._exchanges.append(exchange)

@@ -43,7 +43,7 @@ SETTLES_S = 5.0
 GIVES_BACK_S = 2.0
 """Until Redis has heard that too, whatever it missed."""
 
-MAKES_SURE_S = 11.0
+MAKES_SURE_S = 6.0
 """Until every gateway has asked Redis again whether it still knows all that was used."""
 
 LONGEST_S = 300.0
