@@ -212,6 +212,60 @@ class DeadlinePassed(GatewayError):
     default = "The request did not finish within its time limit."
 
 
+# --- the cluster's doing ------------------------------------------------------------------------------------------
+
+
+class ClusterError(GatewayError):
+    """What operators ask of workers, and cannot have. The text may name workers and models: it is for operators."""
+
+
+class UnknownWorker(ClusterError):
+    outcome = Outcome.CLIENT_ERROR
+    default = "No worker of this name is known here."
+
+
+class UnknownAdapter(ClusterError):
+    outcome = Outcome.CLIENT_ERROR
+    default = "No adapter of this name is loaded here."
+
+
+class LoadInProgress(ClusterError):
+    """Two changes at once would mix: the second comes again later."""
+
+    outcome = Outcome.CLIENT_ERROR
+    default = "Another change of models is being carried out."
+
+
+class LoadFailed(ClusterError):
+    """What was served before is served again."""
+
+    should_retry = False
+    default = "The model could not be loaded."
+
+    tail: tuple[str, ...] = ()
+    """The engine's own last lines."""
+
+
+class NotReleased(ClusterError):
+    default = "The memory of the GPUs did not come back."
+
+
+class WorkerUnreachable(ClusterError):
+    default = "The worker does not answer."
+
+
+class WorkerRefused(ClusterError):
+    """It wants another secret, or is none of our workers."""
+
+    default = "The worker refused the gateway."
+
+
+class NotOffered(ClusterError):
+    outcome = Outcome.CLIENT_ERROR
+    should_retry = False
+    default = "This worker's engine does not offer this."
+
+
 # --- an engine's doing --------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,9 @@ BY_EITHER_NAME = ConfigDict(validate_by_name=True, validate_by_alias=True)
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Bytes = Annotated[int, Field(ge=1_024, le=2**31)]
-EngineType = Annotated[Literal["transformers", "vllm", "external"], BeforeValidator(values.engine_type)]
+EngineType = Annotated[
+    Literal["transformers", "vllm", "command", "external", "workers"], BeforeValidator(values.engine_type)
+]
 Policy = Annotated[
     Literal["session", "prefix", "power_of_two", "least_load", "round_robin"], BeforeValidator(values.lowered)
 ]
@@ -79,8 +81,9 @@ class Engine:
     type: EngineType = setting(
         "ENGINE_TYPE",
         "transformers",
-        "`transformers` and `vllm` are started by the gateway; `external` uses the servers in ENGINE_URLS, and is the "
-        "default once those are set. `simple` means transformers.",
+        "`transformers` and `vllm` are started by the gateway, and so is any other server by its ENGINE_COMMAND "
+        "(`command`); `external` uses the servers in ENGINE_URLS, and is the default once those are set; with "
+        "`workers` a gateway starts none, and uses those of workers. `simple` means transformers.",
     )
     model: str = setting(
         "MODEL_NAME",
@@ -94,6 +97,12 @@ class Engine:
         None,
         "GPUs for the engines, by index or UUID, shared out evenly (`0,1,2,3` with two replicas: `0,1` and `2,3`); "
         "`none` keeps them on the CPU. Unset leaves the choice to the engine.",
+    )
+    command: Words = setting(
+        "ENGINE_COMMAND",
+        (),
+        "Command of an OpenAI-compatible server, quoted as in a shell; `{model}`, `{name}`, `{host}` and `{port}` "
+        "stand for what it is to serve, and where.",
     )
     args: Words = setting("ENGINE_ARGS", (), "Further arguments for the engine's command line, quoted as in a shell.")
     urls: Urls = setting("ENGINE_URLS", (), "Base URLs of OpenAI-compatible servers to use, comma-separated.")
@@ -116,12 +125,14 @@ class Engine:
 
     @property
     def counts_along(self) -> bool:
-        return self.type != "external" if self.exact_usage is None else self.exact_usage
+        return self.type in ("transformers", "vllm", "workers") if self.exact_usage is None else self.exact_usage
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         if self.type == "external" and not self.urls:
             raise ValueError("ENGINE_TYPE=external needs ENGINE_URLS: the base URLs of the servers to use.")
+        if (self.type == "command") != bool(self.command):
+            raise ValueError("ENGINE_TYPE=command and ENGINE_COMMAND go together: set both or neither.")
         if self.type != "external" and self.urls:
             raise ValueError(
                 f"ENGINE_URLS and ENGINE_TYPE={self.type} contradict each other: remove ENGINE_URLS, or set "
@@ -267,6 +278,26 @@ class Idempotency:
 
 
 @dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
+class Cluster:
+    """Workers on this machine and on others, and who may command them."""
+
+    worker_urls: Urls = setting(
+        "WORKER_URLS", (), "Workers that a gateway looks for from its start, comma-separated; others register."
+    )
+    gateway_urls: Urls = setting("GATEWAY_URLS", (), "Gateways that a worker registers with, comma-separated.")
+    secret: SecretStr | None = setting(
+        "CLUSTER_SECRET", None, "What gateways and workers show each other; beyond loopback workers need one."
+    )
+    heartbeat_s: Seconds = setting("HEARTBEAT_INTERVAL", 2.0, "Seconds between two words of a worker to its gateways.")
+    lease_s: Seconds = setting(
+        "WORKER_LEASE", 10.0, "Seconds after which a worker that does not answer is no longer counted on."
+    )
+    drain_s: Seconds = setting(
+        "SWAP_DRAIN_SECONDS", 120.0, "Seconds that running answers get before their engine stops for another model."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
 class Storage:
     """Where things are kept that outlive a request."""
 
@@ -339,6 +370,7 @@ class Settings(BaseSettings):
     routing: Routing = Field(default_factory=Routing)
     admission: Admission = Field(default_factory=Admission)
     idempotency: Idempotency = Field(default_factory=Idempotency)
+    cluster: Cluster = Field(default_factory=Cluster)
     storage: Storage = Field(default_factory=Storage)
     telemetry: Telemetry = Field(default_factory=Telemetry)
     logs: Logs = Field(default_factory=Logs)

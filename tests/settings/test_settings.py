@@ -67,7 +67,10 @@ def test_nothing_can_be_changed_afterwards() -> None:
         ({"REQUEST_TIMEOUT": "inf"}, "REQUEST_TIMEOUT must be a number, not 'inf'."),
         ({"TEMPERATURE": "2.5"}, "TEMPERATURE must be at most 2, not '2.5'."),
         ({"ENABLE_METRICS": "maybe"}, "ENABLE_METRICS must be true or false, not 'maybe'."),
-        ({"ENGINE_TYPE": "sglang"}, "ENGINE_TYPE must be 'transformers', 'vllm' or 'external', not 'sglang'."),
+        (
+            {"ENGINE_TYPE": "sglang"},
+            "ENGINE_TYPE must be 'transformers', 'vllm', 'command', 'external' or 'workers', not 'sglang'.",
+        ),
         ({"ENGINE_TYPE": "external"}, "ENGINE_TYPE=external needs ENGINE_URLS: the base URLs of the servers to use."),
         ({"ENGINE_REPLICAS": "2", "GPUS": "0,1,2"}, "3 GPUS cannot be shared out evenly to ENGINE_REPLICAS=2."),
         ({"GPUS": "0,0"}, "GPUS names a GPU twice."),
@@ -240,7 +243,7 @@ def test_what_keeps_traces_from_being_sent_stops_the_start(name: str, value: str
 
 
 def test_what_a_collector_is_shown_is_not_shown_elsewhere() -> None:
-    assert "secret" not in repr(load({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret"}))
+    assert "s3cret" not in repr(load({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=s3cret"}))
 
 
 def test_a_flag_must_be_a_setting() -> None:

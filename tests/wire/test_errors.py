@@ -13,7 +13,7 @@ from app.generation import Route
 from app.wire.errors import ERRORS, ErrorBody, error_event, error_json, row_of
 from app.wire.sse import data_of
 
-KINDS = {errors.GatewayError, errors.ClientError, errors.EngineError}
+KINDS = {errors.GatewayError, errors.ClientError, errors.ClusterError, errors.EngineError}
 """Names for whole branches; what is raised is a leaf, or has leaves that narrow it."""
 
 
@@ -93,7 +93,7 @@ def test_statuses_are_as_the_design_says(name: str, status: int) -> None:
 def test_a_status_and_an_outcome_tell_the_same_story(kind: type[GatewayError]) -> None:
     row = ERRORS[kind]
     stories: dict[Outcome, Any] = {
-        Outcome.CLIENT_ERROR: row.status < 500 or kind is errors.EngineLacks,
+        Outcome.CLIENT_ERROR: row.status < 500 or kind in (errors.EngineLacks, errors.NotOffered),
         Outcome.CLIENT_GONE: row.status == 499,
         Outcome.QUEUE_FULL: row.status == 503,
         Outcome.DRAINING: row.status == 503,
