@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from app.engines.scripted import End
 from app.errors import Outcome
+from app.telemetry.record import Record
 from app.wire.errors import ERRORS
 from tests.simulation.history import History, Seen
 from tests.simulation.invariants.base import AT_ONCE_S, code_of, invariant, with_records
@@ -86,10 +87,17 @@ def an_engine_is_blamed_only_where_one_failed(history: History) -> Iterator[str]
         if record.outcome in (Outcome.UPSTREAM_FAILED, Outcome.INTERRUPTED):
             tries = works[seen.visit.id]
             well = all(work.end is End.FINISHED and work.script.ends_properly for _, work in tries)
-            if well and record.error != "NoReplica":
+            if well and record.error != "NoReplica" and not _may_have_lost_its_maker(history, seen, record):
                 yield f"{record.id} is recorded as {record.outcome}, and its engines did all that they were asked"
             if record.error == "NoReplica" and history.world.calm:
                 yield f"{record.id} found no replica, and all of them were well"
+
+
+def _may_have_lost_its_maker(history: History, seen: Seen, record: Record) -> bool:
+    """It read an answer through Redis, and the gateway that makes it went, or could not say there that it still does."""
+    world = history.world
+    may_go = world.shared and (len(world.store_faults) > 0 or world.drains_at is not None)
+    return may_go and seen.visit.idempotency_key is not None and record.error == "EngineBroken"
 
 
 @invariant
