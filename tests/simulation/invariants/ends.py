@@ -94,7 +94,7 @@ def an_engine_is_blamed_only_where_one_failed(history: History) -> Iterator[str]
 
 
 def _may_have_lost_its_maker(history: History, seen: Seen, record: Record) -> bool:
-    """It read an answer through Redis, and the gateway that makes it went, or could not say there that it still does."""
+    """It read an answer through Redis, and the gateway that makes it went, or could not say that it still does."""
     world = history.world
     may_go = world.shared and (len(world.store_faults) > 0 or world.drains_at is not None)
     return may_go and seen.visit.idempotency_key is not None and record.error == "EngineBroken"
