@@ -2,18 +2,16 @@
 not (docs/adr/0018)."""
 
 import asyncio
-from typing import Any
 
 from app.cluster.fleet import Prospect
 from app.engines.scripted import Scripted
 from app.errors import Outcome
-from tests.gateway.conftest import Build, House
+from tests.gateway.conftest import Build
 from tests.gateway.test_admission import ONE_AT_A_TIME, Crowd, stalling
 from tests.support.clock import FakeClock
 from tests.support.until import until
 
 COMES = Prospect(("next",), coming=True, slots=4)
-
 
 
 async def test_calls_wait_for_a_model_that_loads_and_are_served_in_turn_when_it_is_there(build: Build) -> None:
