@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.cluster.control import Adapter, Order, WorkerState
+from app.cluster.progress import Outcome
 from app.errors import NotOffered, WorkerUnreachable
 from app.telemetry.base import SwapEnded, WorkerChanged
 from tests.gateway.conftest import asking
@@ -248,7 +249,10 @@ async def test_calls_that_come_during_a_swap_are_answered_by_the_model_they_name
     for each in workers:
         each.gate.set()
     assert (await waiting).status == 200
-    await eventually(lambda: here.house.gateway.swaps.latest.account().outcome.value == "done")
+    swap = here.house.gateway.swaps.latest
+    assert swap is not None
+    await swap.feed.ended()
+    assert swap.outcome is Outcome.DONE
 
 
 async def test_operators_are_told_in_events_and_metrics(headquarters: Open) -> None:
