@@ -37,6 +37,8 @@ class Supply:
     ) -> None:
         self.failure = ""
         """Why no engine can be had any more, if so."""
+        self.engine_at: Callable[[str], Engine] = self._http_engine
+        """What speaks to an engine, by its URL."""
         self._settings = settings
         self._fleet = fleet
         self._watch = watch
@@ -54,7 +56,7 @@ class Supply:
 
     def replica(self, name: str, url: str) -> Replica:
         """Of an engine that somebody else looks after."""
-        return self._replica(name, self._http_engine(url))
+        return self._replica(name, self.engine_at(url))
 
     @asynccontextmanager
     async def started(self, join: Callable[[Worker], Awaitable[object]]) -> AsyncIterator[None]:
