@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 import gllm
-from gllm.cli import keys, serve, usage
+from gllm.cli import keys, serve, usage, worker
 
-COMMANDS = (serve, keys, usage)
+COMMANDS = (serve, worker, keys, usage)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
