@@ -2,7 +2,7 @@
 
     python stand_in.py FOLDER FLAGS...
 
-Has a child that a kill of it alone would leave behind. `FOLDER/NAME.dies`, when it appears, ends it with code 3.
+Has a kept child, as a worker has an engine. `FOLDER/NAME.dies`, when it appears, ends it with code 3.
 """
 
 import json
@@ -12,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+from app.cluster.launchers.process import kept
+
 folder, flags = Path(sys.argv[1]), sys.argv[2:]
 told = dict(zip((flag.removeprefix("--") for flag in flags[::2]), flags[1::2], strict=True))
 name = told["name"]
 
-child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+child = subprocess.Popen(kept(["sleep", "600"], 1.0), stdin=subprocess.PIPE, start_new_session=True)
 started = {"pids": [os.getpid(), child.pid], "flags": told, "env": dict(os.environ)}
 with (folder / f"{name}.starts").open("a") as starts:
     starts.write(json.dumps(started) + "\n")

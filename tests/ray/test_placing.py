@@ -122,7 +122,6 @@ async def test_each_gpu_gets_a_worker_and_leaving_ends_them_all(three_gpus: Node
     assert all(worker["env"]["CLUSTER_SECRET"] == SECRET for worker in workers.values())
     assert not any(SECRET in command for command in commands)
     assert not any("OMP_NUM_THREADS" in worker["env"] for worker in workers.values())
-    assert len({(worker["flags"]["host"], worker["flags"]["port"]) for worker in workers.values()}) == 3
 
 
 async def test_a_worker_gets_as_many_gpus_of_one_node_as_it_needs(three_gpus: Nodes, scene: Scene) -> None:
@@ -194,17 +193,11 @@ async def test_the_workers_of_a_killed_node_come_back_on_another(three_gpus: Nod
     assert f"Node {A} is gone." in scene.said
 
 
-async def test_what_does_not_fit_waits_for_a_node_and_this_is_said_once(three_gpus: Nodes, scene: Scene) -> None:
-    async with launched(three_gpus, scene, workers=4):
-        await scene.until(lambda: any(" have a place" in line for line in scene.said))
-        await asyncio.to_thread(three_gpus.add, C, 1)
-        try:
-            await scene.until(lambda: len(scene.running()) == 4)
-        finally:
-            await asyncio.to_thread(three_gpus.remove, C)
-    assert [line for line in scene.said if " have a place" in line][:1] == [
-        "3 of 4 workers have a place; the others wait for a node with 1 GPU and 1 CPU free."
-    ]
+async def test_what_fits_nowhere_waits_and_this_is_said(three_gpus: Nodes, scene: Scene) -> None:
+    async with launched(three_gpus, scene, workers=2, gpus=2):
+        await scene.until(lambda: any("wait" in line for line in scene.said))
+        assert len(scene.running()) == 1
+    assert "1 of 2 workers have a place; the others wait for a node with 2 GPUs and 1 CPU free." in scene.said
 
 
 async def test_nodes_that_come_get_workers_and_those_that_go_take_theirs_along(three_gpus: Nodes, scene: Scene) -> None:

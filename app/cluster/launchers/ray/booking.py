@@ -9,7 +9,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from app.cluster.launchers.local import ending
+from app.cluster.launchers.losses import ending
 from app.cluster.launchers.ray.seat import Seat
 from app.cluster.launchers.ray.words import Ended, Wanted
 

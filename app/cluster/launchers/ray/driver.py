@@ -11,7 +11,6 @@ seats as are wanted, a new one for each whose worker ended by itself, and saying
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from ray.util import placement_group_table
 
 from app.clock import Clock
 from app.cluster.launchers.ray import words
+from app.cluster.launchers.ray.address import AUTO, NoCluster
 from app.cluster.launchers.ray.booking import Booking
 from app.cluster.launchers.ray.plan import Deaths, Node, Waiting, cannot_reach, changes
 from app.cluster.launchers.ray.words import Connected, Lacking, News, Said, Seat, State, Wanted
@@ -33,7 +33,6 @@ LOOK_S = 0.5
 STOP_S = 6.0
 """For all workers together, when the launcher ends. What is left of them then is killed."""
 
-KNOCK_S = 3.0
 GAVE_UP = 2
 
 Tell = Callable[[News], None]
@@ -137,38 +136,23 @@ def _node(seen: dict[str, object]) -> Node:
     )
 
 
-class NotConnected(Exception):
-    """The text is a sentence."""
-
-
 def connect(address: str) -> None:
-    """Raises `NotConnected`."""
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or "auto"
-    if address != "auto":
-        _knock(address)
+    """Raises `NoCluster`."""
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except ConnectionError as error:
-        if address != "auto":
-            raise NotConnected(f"Ray at {address} cannot be used: {error}") from error
-        raise NotConnected(
+        if address != AUTO:
+            raise NoCluster(f"Ray at {address} cannot be used: {_line(error)}") from error
+        raise NoCluster(
             "No Ray cluster was found on this machine: start one (ray start --head), join one "
             "(ray start --address HOST:PORT), or name one (--ray-address, RAY_ADDRESS)."
         ) from error
     except Exception as error:  # Ray has many, of many kinds, and all of them are reasons
-        raise NotConnected(f"Ray at {address} cannot be used: {' '.join(str(error).split())}") from error
+        raise NoCluster(f"Ray at {address} cannot be used: {_line(error)}") from error
 
 
-def _knock(address: str) -> None:
-    """Ray itself takes most of a minute to find out that nobody is there."""
-    host, _, port = address.rpartition(":")
-    if "/" in host or not port.isdecimal():
-        raise NotConnected(f"{address} is no address of a Ray cluster: give HOST:PORT of its head, or auto.")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
-    except OSError as error:
-        raise NotConnected(f"No Ray cluster answers at {address}: {error.strerror or error}.") from error
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def tell(news: News) -> None:
@@ -179,7 +163,7 @@ def main() -> int:
     wanted = msgspec.json.decode(os.environ.pop(words.VARIABLE), type=Wanted)
     try:
         connect(wanted.address)
-    except NotConnected as error:
+    except NoCluster as error:
         tell(Lacking(words.clipped(str(error))))
         return GAVE_UP
     stopping = threading.Event()

@@ -19,11 +19,12 @@ from typing import Self
 
 import msgspec
 
-from app.cluster.launchers.local import ending
 from app.cluster.launchers.logfile import LogFile
+from app.cluster.launchers.losses import ending
 from app.cluster.launchers.plan import ROOT
 from app.cluster.launchers.process import EngineProcess
 from app.cluster.launchers.ray import words
+from app.cluster.launchers.ray.address import NoCluster, knock, resolved
 from app.cluster.launchers.ray.words import Connected, Lacking, Said, Seat, State, Wanted
 
 CONNECT_S = 60.0
@@ -52,7 +53,7 @@ class RayLauncher:
         connect_s: float = CONNECT_S,
         again_s: float = AGAIN_S,
     ) -> None:
-        self._wanted = wanted
+        self._wanted = msgspec.structs.replace(wanted, address=resolved(wanted.address, os.environ))
         self._log = state_dir / "logs" / "ray.log"
         self._on_change = on_change
         self._on_said = on_said
@@ -110,11 +111,14 @@ class RayLauncher:
         argv = (sys.executable, "-P", "-m", "app.cluster.launchers.ray.driver")
         self._lacking = ""
         try:
+            await knock(self._wanted.address)
             async with (
                 await EngineProcess.start(argv, self._env(), log=log, told=self._hear, grace_s=GRACE_S) as process,
                 asyncio.timeout(self._connect_s) as self._limit,
             ):
                 code = await process.wait()
+        except NoCluster as error:
+            return str(error)
         except TimeoutError:
             return f"Ray did not answer within {self._connect_s:g} s."
         except OSError as error:

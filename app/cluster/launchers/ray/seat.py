@@ -1,6 +1,8 @@
 """A seat: an actor on the node that Ray chose, which runs one worker there with the GPUs that Ray gave it.
 
-The worker is kept by a keeper: when the actor's process ends, however it ends, worker and engine end too.
+Its worker is kept by a keeper, and keeps its engine by another: with the actor's process, however it ends, both end.
+(Ray kills the children of a lost actor, the first keeper among them. Then the worker dies at once, and the second
+keeper ends the engine.)
 """
 
 import os
@@ -10,14 +12,14 @@ from pathlib import Path
 import ray
 
 from app.cluster.launchers.logfile import LogFile
-from app.cluster.launchers.ports import Ports
 from app.cluster.launchers.process import EngineProcess
 from app.cluster.launchers.ray.words import Ended, Wanted
 
 GRACE_S = 5.0
 """From SIGTERM to SIGKILL, for a worker and its engine together."""
 
-FIRST_PORT = 8_200
+PORT = "8976"
+"""The first that a worker tries; it takes the next that is free."""
 
 GLLM_WORKER = (sys.executable, "-P", "-c", "import sys; from gllm.cli import main; sys.exit(main())", "worker")
 
@@ -36,12 +38,9 @@ class Seat:
         """One life of the worker. Ray calls this again, on some node, whenever the actor or its node was lost."""
         address = ray.util.get_node_ip_address()
         env = self._env()
-        ports = Ports(address, FIRST_PORT)
         log = LogFile(Path(env.get("STATE_DIR", ".state")) / "logs" / f"{self._name}.worker.log")
         try:
-            process = await EngineProcess.start(
-                self._argv(address, next(ports)), env, log=log, told=_say, grace_s=GRACE_S
-            )
+            process = await EngineProcess.start(self._argv(address), env, log=log, told=_say, grace_s=GRACE_S)
             async with process:
                 self._process = process
                 if self._stopped:
@@ -49,7 +48,6 @@ class Seat:
                 return Ended(await process.wait(), tuple(process.tail))
         finally:
             log.close()
-            ports.close()
 
     async def stop(self) -> None:
         """Returns when the worker and its engine are gone."""
@@ -57,12 +55,12 @@ class Seat:
         if self._process:
             await self._process.stop()
 
-    def _argv(self, address: str, port: int) -> tuple[str, ...]:
+    def _argv(self, address: str) -> tuple[str, ...]:
         gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"] if self._wanted.gpus else ()
         return (
             *(self._wanted.program or GLLM_WORKER),
             *("--name", self._name),
-            *("--host", address, "--port", str(port)),
+            *("--host", address, "--port", PORT),
             *("--gpus", ",".join(gpus) or "none"),
         )
 
