@@ -88,6 +88,16 @@ def nodes() -> Iterator[Nodes]:
                     raise
 
 
+@contextmanager
+def node(cluster: Nodes, address: str, gpus: int) -> Iterator[None]:
+    """Where a test may have killed it already."""
+    cluster.add(address, gpus)
+    try:
+        yield
+    finally:
+        cluster.remove(address)
+
+
 def obey(orders: IO[str]) -> None:
     from ray.cluster_utils import Cluster
 
@@ -104,7 +114,7 @@ def obey(orders: IO[str]) -> None:
             match order.split():
                 case "add", address, gpus:
                     there[address] = cluster.add_node(node_ip_address=address, num_gpus=int(gpus), **SMALL)
-                case "remove" | "kill" as how, address:
+                case "remove" | "kill" as how, address if address in there:
                     cluster.remove_node(there.pop(address), allow_graceful=how == "remove")
             print("done", flush=True)
     finally:

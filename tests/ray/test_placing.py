@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 from app.cluster.launchers.ray.launcher import RayLacks, RayLauncher
 from app.cluster.launchers.ray.words import Seat, State, Wanted
-from tests.ray.nodes import Nodes
+from tests.ray.nodes import Nodes, node
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 TOO_LONG_S = 40.0
@@ -71,15 +71,6 @@ def scene(tmp_path: Path) -> Scene:
 def nothing_is_left(scene: Scene) -> Iterator[None]:
     yield
     assert [pid for pid in scene.pids() if psutil.pid_exists(pid)] == []
-
-
-@contextmanager
-def node(cluster: Nodes, address: str, gpus: int) -> Iterator[None]:
-    cluster.add(address, gpus)
-    try:
-        yield
-    finally:
-        cluster.remove(address)
 
 
 @asynccontextmanager
