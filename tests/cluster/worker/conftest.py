@@ -2,13 +2,14 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 
 from app.cluster.control import Order, Status, WorkerState
 from app.cluster.launchers.plan import Place
@@ -21,6 +22,13 @@ ME = psutil.Process()
 TOO_LONG_S = 60
 QUICK = Pace(start_s=20, try_s=1, look_s=0.1, hung_s=1.0, grace_s=0.5, headless_s=1.0)
 SCRIPTED = Path(__file__).with_name("scripted.py")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """As gateways and workers run."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 def keepers() -> list[psutil.Process]:

@@ -1,10 +1,10 @@
 """A small engine that does as its model's name says; the words between its name's dashes are its script.
 
-    python scripted.py --host H --port P --model well-slow0.5 --names a b [--work FILE]
+    python scripted.py --host H --port P --model well-slow0.5 --names a b --folder F
 
-`bad`: cannot be loaded. `dies0.5`: crashes so long after it came up. `mute`: its first request is never answered.
-`sick`: its first request is answered 500. `slow2`: loads for so long. `hangs`: stops answering when the file
-`hang` is there. `busy`: `/health` takes 0.6 s. FILE beside it tells how many requests run.
+`bad`: cannot be loaded. `dies0.5`: crashes so long after its first request. `mute`: never answers its first request.
+`sick`: answers 500 to it. `slow2`: loads for so long. `busy`: `/health` takes 0.6 s. `embeds`: offers no completions.
+`untold`: has no metrics. In the folder, a file `hang` stops all its answers, and `work` says how many requests run.
 """
 
 import argparse
@@ -76,6 +76,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"error": {"message": "The model does not support Completions API"}}, 400)
             return
         print("asked for", body["model"], flush=True)
+        if (lives_s := seconds("dies")) is not None:
+            threading.Timer(lives_s, lambda: os._exit(9)).start()
         self._answer({"choices": [{"text": "!"}]}, 500 if "sick" in script else 200)
 
     def _refuse(self, message: str) -> None:
@@ -100,9 +102,4 @@ for percent in (0, 50, 100):
     if loading_s:
         print(f"Loading safetensors checkpoint shards: {percent:3}% Completed | 1/2 [00:00<00:00]", flush=True)
         time.sleep(loading_s / 3)
-if (lives_s := seconds("dies")) is not None:
-    once = args.folder / "died"
-    if "once" not in script or not once.exists():
-        once.touch()
-        threading.Timer(lives_s, lambda: os._exit(9)).start()
 ThreadingHTTPServer((args.host, args.port), Handler).serve_forever()
