@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,15 +24,17 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from app.clock import Clock
 from app.cluster.control import Adapter, Failure, Order, Progress, Released, Status, WorkerState
+from app.cluster.gpus.proof import LIMIT_S
 from app.cluster.launchers.losses import EngineDidNotStart, EngineLost
 from app.cluster.launchers.plan import HOST, Build, Launch, Machine, Place, launch, missing, part, url_of
 from app.cluster.launchers.ports import Ports
 from app.cluster.worker.board import Board
+from app.cluster.worker.grip import gripped, name_of
 from app.cluster.worker.inbox import Change, Inbox
 from app.cluster.worker.life import Life, Pace
 from app.cluster.worker.logs import said
 from app.cluster.worker.speech import part_of
-from app.errors import LoadFailed, LoadInProgress, NotOffered, UnknownAdapter, WorkerUnreachable
+from app.errors import LoadFailed, LoadInProgress, NotOffered, NotReleased, UnknownAdapter, WorkerUnreachable
 from app.settings import Engine
 from app.version import VERSION
 
@@ -46,6 +48,9 @@ LOOKED_LATELY = 5
 
 TAIL_LINES, TAIL_CHARS = 20, 500
 """Of what an engine said last, in a status that is sent again and again."""
+
+STOPPING_S = 2.0
+"""That a worker which ends waits to see its memory back."""
 
 UP = (WorkerState.READY, WorkerState.DRAINING)
 
@@ -66,6 +71,8 @@ class Post:
     """As in GPUS."""
     on_cpu: bool = False
     threads: int = 1
+    exclusive: bool = False
+    """Nobody else may stand under its name in the same state folder."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class LocalWorker:
         self._post = post
         self._engine = engine
         self._log = state_dir / "logs" / f"{post.name}.log"
+        self._holds = (name_of(post.name, state_dir),) if post.exclusive else ()
         self._on_progress = on_progress
         self._heartbeat_s = heartbeat_s
         self._build = build
@@ -124,6 +132,9 @@ class LocalWorker:
         if self._build is None and (lacking := missing(self._engine)):
             raise EngineDidNotStart(lacking, [])
         async with AsyncExitStack() as stack:
+            self._grip = await stack.enter_async_context(gripped(self._post.gpus, self._holds, self._tell))
+            self._proof = self._grip.proof()
+            self._board.change(gpus=self._grip.shown)
             self._ports = Ports(self._post.host, self._engine.port_start)
             stack.callback(self._ports.close)
             self._port = self._next_port()
@@ -192,7 +203,8 @@ class LocalWorker:
         """For good: the last word is said, and the block only remains to be left."""
         if not self._stopping:
             self._stopping = True
-            await self._released(drain_s)
+            with suppress(NotReleased):  # it has been said
+                await self._released(drain_s)
             self._board.change(state=WorkerState.STOPPED, reason="", progress=None)
 
     async def drain(self) -> Status:
@@ -293,7 +305,7 @@ class LocalWorker:
                 change = await self._inbox.take()
                 if change.order is None:
                     served = None
-                    self._give_back(change)
+                    await self._give_back(change)
                 else:
                     served = await self._carry_out(change.order, served)
         finally:
@@ -302,18 +314,22 @@ class LocalWorker:
                 self._inbox.open.released.exception()  # perhaps nobody waits for it
             self._board.change(state=WorkerState.STOPPED, progress=None, reason="", engine_url=None)
 
-    def _give_back(self, change: Change) -> None:
+    async def _give_back(self, change: Change) -> None:
+        try:
+            released = await self._proof.released(limit_s=STOPPING_S if self._stopping else LIMIT_S)
+        except NotReleased as error:
+            self._idle(WorkerState.FAILED, error.message)
+            change.released.set_exception(error)
+            change.released.exception()  # perhaps nobody waits for it
+        else:
+            self._idle(WorkerState.EMPTY, "")
+            change.released.set_result(released)
+
+    def _idle(self, state: WorkerState, reason: str) -> None:
         self._inbox.settle()
         self._board.change(
-            state=WorkerState.EMPTY,
-            order=None,
-            names=(),
-            adapters=(),
-            progress=None,
-            reason="",
-            engine_url=None,
+            state=state, order=None, names=(), adapters=(), progress=None, reason=reason, engine_url=None
         )
-        change.released.set_result(Released(proved=False, note="Nobody has looked at its GPUs."))
 
     async def _carry_out(self, order: Order, served: Served | None) -> Served | None:
         """What was served when something else was asked."""
@@ -326,7 +342,7 @@ class LocalWorker:
                 self._failed(str(lost))
                 return None
             self._board.change(failure=_failure(order, lost))
-            self._on_progress(self.name, str(lost))
+            self._tell(str(lost))
             if served is None or self._inbox.holds_something:
                 self._failed(str(lost))
                 return None
@@ -360,6 +376,7 @@ class LocalWorker:
 
     async def _live(self, order: Order, step: str) -> bool:
         """One life of its engine. Ends because something else is asked: true; or after a long time: false."""
+        await self._until_memory_is_back()
         if self._inbox.holds_something:
             return True
         self._is_about_to_serve(order, Progress(step=step), starts=self.now.starts + 1)
@@ -381,11 +398,20 @@ class LocalWorker:
             self._life = None
         return True
 
+    async def _until_memory_is_back(self) -> None:
+        """What the last engine had. An engine that finds too little says so itself."""
+        try:
+            await self._proof.released()
+        except NotReleased as error:
+            self._tell(error.message)
+        self._proof = self._grip.proof()
+
     def _life_of(self, order: Order) -> Life:
         launch = self._launch(order)
         headless = "--headless" in self._meant(order).args
         self._board.change(engine_url=None if headless else url_of(self._public_host, launch.port))
-        return Life(launch, self._log, self._heard, self._pace, self._clock, headless=headless)
+        held = self._grip.descriptors
+        return Life(launch, self._log, self._heard, self._pace, self._clock, headless=headless, held=held)
 
     async def _bring_up(self, life: Life, order: Order) -> None:
         await life.until_ready()
@@ -410,7 +436,7 @@ class LocalWorker:
         try:
             await life.contact.put_adapter(adapter)
         except (LoadFailed, NotOffered) as error:
-            self._on_progress(self.name, error.message)
+            self._tell(error.message)
             self._board.change(adapters=tuple(each for each in self.now.adapters if each != adapter))
 
     async def _let_go(self, life: Life) -> None:
@@ -448,14 +474,17 @@ class LocalWorker:
         lost = state.outcome and state.outcome.exception()
         pause_s = state.next_action.sleep if state.next_action else 0.0
         sentence = f"{lost} It is started again in {pause_s:.1f} s."
-        self._on_progress(self.name, sentence)
+        self._tell(sentence)
         self._board.change(state=WorkerState.LOADING, reason=sentence, progress=None, engine_url=None)
 
     def _step(self, step: str) -> None:
         self._board.change(progress=Progress(step=step))
 
-    def _heard(self, line: str) -> None:
+    def _tell(self, line: str) -> None:
         self._on_progress(self.name, line)
+
+    def _heard(self, line: str) -> None:
+        self._tell(line)
         progress = self.now.progress
         if self.now.state is not WorkerState.LOADING or progress is None:
             return
@@ -474,13 +503,14 @@ class LocalWorker:
     def _launch(self, order: Order) -> Launch:
         post = self._post
         place = Place(self._port, post.gpus, post.on_cpu, post.threads, post.host, self._names(order))
-        return launch(self.name, self._meant(order), place, self._build)
+        planned = launch(self.name, self._meant(order), place, self._build)
+        return replace(planned, env={**planned.env, **self._grip.env})
 
     def _next_port(self) -> int:
         before = len(self._ports.skipped)
         port = next(self._ports)
         for taken in self._ports.skipped[before:]:
-            self._on_progress(self.name, f"Port {taken} is taken; trying the next.")
+            self._tell(f"Port {taken} is taken; trying the next.")
         return port
 
 

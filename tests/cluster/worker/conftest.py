@@ -77,9 +77,9 @@ class Bench:
     async def worker(
         self, pace: Pace = QUICK, heartbeat_s: float = 0.1, **engine: object
     ) -> AsyncIterator[LocalWorker]:
-        settings = Engine(**{"type": "vllm", "port_start": 23_600, **engine})  # type: ignore[arg-type]
+        settings = Engine(**{"type": "vllm", "port_start": 24_200, **engine})  # type: ignore[arg-type]
         made = LocalWorker(
-            Post("w"),
+            Post("w", gpus=settings.gpus),
             settings,
             self.folder,
             on_progress=lambda name, line: self.lines.append(line),

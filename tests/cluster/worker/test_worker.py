@@ -20,7 +20,7 @@ async def test_an_engine_is_loaded_tried_and_ended(bench: Bench) -> None:
         status = await loaded(worker, "well-slow0.3", names=("a", "b"), id="7")
         assert (status.state, status.names, status.starts) == (READY, ("a", "b"), 1)
         assert status.order == Order(model="well-slow0.3", names=("a", "b"), id="7")
-        assert status.engine_url == "http://127.0.0.1:23600"
+        assert status.engine_url == "http://127.0.0.1:24200"
         assert "asked for a" in bench.lines
     assert bench.states == [EMPTY, LOADING, READY, STOPPED]
     assert bench.steps == ["starting", "loading", "trying"]
@@ -311,23 +311,23 @@ async def test_leaving_while_it_loads_leaves_nothing(bench: Bench, when_s: float
 
 
 async def test_a_taken_port_is_skipped_and_told(bench: Bench) -> None:
-    blocker = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 23_600)
+    blocker = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 24_200)
     async with blocker, bench.worker() as worker:
-        assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:23601"
-    assert bench.lines[0] == "Port 23600 is taken; trying the next."
+        assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:24201"
+    assert bench.lines[0] == "Port 24200 is taken; trying the next."
 
 
 async def test_a_port_that_was_taken_meanwhile_is_not_used(bench: Bench) -> None:
     async with bench.worker() as worker:
-        blocker = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 23_600)
+        blocker = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 24_200)
         async with blocker:
-            assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:23601"
+            assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:24201"
 
 
 async def test_many_rounds_leave_nothing(bench: Bench) -> None:
     for _ in range(20):
         async with bench.worker() as worker:
-            assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:23600"
+            assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:24200"
             await worker.release(drain_s=0)
         bench.seen.clear()
     assert sorted(path.name for path in bench.folder.rglob("*")) == ["logs", "w.log"]
