@@ -1,0 +1,160 @@
+"""Which processes a cluster is made of: decided before any of them is started."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+
+from app.cluster.launchers.plan import Machine
+from app.cluster.launchers.ports import LAST_PORT, NoPort, Ports
+from app.settings.values import base_urls
+from gllm.cli.child import Program
+from gllm.cli.greeting import url_of
+from gllm.cli.listening import Listening
+
+WORKER_HOST = "127.0.0.1"
+"""Workers beside their gateway are for it alone."""
+
+PORTS_APART, ENGINE_PORT_AFTER = 100, 10
+"""GLLM's, which people have in their firewalls."""
+
+DRAIN_S, GATEWAY_GRACE_S, WORKER_GRACE_S = 3.5, 5.0, 4.0
+"""Together less than the ten seconds in which service managers lose their patience."""
+
+
+class BadPlan(Exception):
+    """The text is a sentence for the person who wishes it."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the flags say about workers."""
+
+    gpus: tuple[tuple[str, ...], ...]
+    """Of each."""
+    first_port: int
+    engine: str
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    url: str
+    keyed: bool
+    gateway: Program
+    workers: tuple[Program, ...]
+    expected: tuple[str, ...]
+    """The URLs of all workers: of those above, or of others."""
+    model: str | None = None
+    secret: str = field(default="", repr=False)
+    notes: tuple[str, ...] = ()
+    """What turned out otherwise than it was wished."""
+
+
+def with_workers(wish: Wish, at: Listening, model: str | None, machine: Machine) -> Plan:
+    if not 1 <= wish.first_port <= LAST_PORT:
+        raise BadPlan(f"--worker-port-range-start must be from 1 to {LAST_PORT}, not {wish.first_port}.")
+    secret = _secret(at) or secrets.token_urlsafe(32)
+    notes = [] if machine.has_gpu else ["This machine has no GPU: the workers share its CPU."]
+    with ExitStack() as held:
+        port = held.enter_context(at.port())
+        places = [_place(number, wish.first_port, held, notes) for number in range(len(wish.gpus))]
+    workers = tuple(_worker(number, place, wish, machine, secret) for number, place in enumerate(places))
+    return _plan(at, port, workers, tuple(place.url for place in places), model, secret, notes)
+
+
+def with_others(urls: Sequence[str], at: Listening, model: str | None) -> Plan:
+    """Workers that somebody else starts."""
+    try:
+        expected = base_urls(tuple(urls))
+    except ValueError as error:
+        raise BadPlan(f"--existing-workers {error}.") from None
+    with at.port() as port:
+        return _plan(at, port, (), expected, model, _secret(at), [])
+
+
+def _plan(
+    at: Listening,
+    port: int,
+    workers: tuple[Program, ...],
+    expected: tuple[str, ...],
+    model: str | None,
+    secret: str,
+    notes: Sequence[str],
+) -> Plan:
+    url = url_of(at.host, port)
+    kept_in = f"The gateway answers on this machine only: {url}. To open it, set TENANTS_FILE or ALLOW_ANONYMOUS=true."
+    return Plan(
+        url=url,
+        keyed=at.keyed,
+        gateway=_gateway(at, port, url, expected, secret),
+        workers=workers,
+        expected=expected,
+        model=model,
+        secret=secret,
+        notes=(*notes, kept_in) if at.kept_in else tuple(notes),
+    )
+
+
+def _gateway(at: Listening, port: int, url: str, expected: Sequence[str], secret: str) -> Program:
+    listen = at.settings.listen
+    env = {
+        "HOST": listen.host,
+        "PORT": str(port),
+        "ENGINE_TYPE": "workers",
+        "ENGINE_COMMAND": "",  # of the workers; a gateway that starts nothing would wonder at it
+        "WORKER_URLS": ",".join(dict.fromkeys((*at.settings.cluster.worker_urls, *expected))),
+        "DRAIN_SECONDS": f"{min(listen.drain_s, DRAIN_S):g}",
+        **_told_to_children(secret),
+    }
+    return Program("gateway", ("serve", "--quiet"), f"{url}/livez", GATEWAY_GRACE_S, env)
+
+
+@dataclass(frozen=True)
+class _Place:
+    port: int
+    engine_port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{WORKER_HOST}:{self.port}"
+
+
+def _place(number: int, first_port: int, held: ExitStack, notes: list[str]) -> _Place:
+    """Its two ports, or the next that are free."""
+    port = _free(first_port + number * PORTS_APART, f"worker-{number}", held, notes)
+    return _Place(port, _free(port + ENGINE_PORT_AFTER, f"the engine of worker-{number}", held, notes))
+
+
+def _free(wanted: int, whose: str, held: ExitStack, notes: list[str]) -> int:
+    ports = held.enter_context(closing(Ports(WORKER_HOST, wanted)))
+    try:
+        found = next(ports)
+    except NoPort:
+        raise BadPlan(f"No port from {wanted} to {LAST_PORT} is free for {whose}.") from None
+    if found != wanted:
+        notes.append(f"Port {wanted} is taken: {whose} gets {found}.")
+    return found
+
+
+def _worker(number: int, place: _Place, wish: Wish, machine: Machine, secret: str) -> Program:
+    name = f"worker-{number}"
+    words = (
+        *("worker", "--name", name),
+        *("--host", WORKER_HOST, "--port", str(place.port), "--engine-port", str(place.engine_port)),
+        *("--engine", wish.engine, "--gpus", ",".join(wish.gpus[number]) if machine.has_gpu else "none"),
+        *(("--", *wish.args) if wish.args else ()),
+    )
+    shared = {} if machine.has_gpu else {"OMP_NUM_THREADS": str(max(1, machine.cores // len(wish.gpus)))}
+    return Program(name, words, f"{place.url}/health", WORKER_GRACE_S, _told_to_children(secret), shared)
+
+
+def _told_to_children(secret: str) -> dict[str, str]:
+    return {"CLUSTER_SECRET": secret} if secret else {}
+
+
+def _secret(at: Listening) -> str:
+    given = at.settings.cluster.secret
+    return given.get_secret_value() if given else ""
