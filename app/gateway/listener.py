@@ -11,6 +11,10 @@ class CannotListen(Exception):
     """The text is a sentence for the person who starts the gateway."""
 
 
+class PortTaken(CannotListen):
+    """Another port would do."""
+
+
 @dataclass(frozen=True)
 class Address:
     """An address and the settings it comes from."""
@@ -37,7 +41,8 @@ def listener(at: Address) -> socket.socket:
         taken.listen(BACKLOG)
     except OSError as error:
         taken.close()
-        raise CannotListen(_why_not(at, error)) from None
+        refusal = PortTaken if error.errno == EADDRINUSE else CannotListen
+        raise refusal(_why_not(at, error)) from None
     return taken
 
 

@@ -17,9 +17,23 @@ from gllm.cli import (
     start_cluster,
     status,
     usage,
+    worker,
 )
 
-COMMANDS = (serve, start_cluster, start_balancer, status, load, release, drain, engine_logs, adapters, keys, usage)
+COMMANDS = (
+    serve,
+    start_cluster,
+    start_balancer,
+    worker,
+    status,
+    load,
+    release,
+    drain,
+    engine_logs,
+    adapters,
+    keys,
+    usage,
+)
 
 APART = "--"
 

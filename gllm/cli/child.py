@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 
 from app.clock import Clock
-from app.cluster.launchers.local import ending
 from app.cluster.launchers.logfile import LogFile
+from app.cluster.launchers.losses import ending
 from app.cluster.launchers.process import EngineProcess
 
 GLLM = (sys.executable, "-P", "-m", "gllm.cli")

@@ -4,13 +4,13 @@ import json
 import shlex
 from collections.abc import Sequence
 
+from app.cluster.launchers.plan import url_of
 from app.version import VERSION
 
 
-def url_of(host: str, port: int) -> str:
+def near(host: str, port: int) -> str:
     """Where a person on this machine reaches it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return url_of({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
 
 
 def greeting(url: str, models: Sequence[str], seconds: float, *, keyed: bool) -> str:

@@ -11,7 +11,7 @@ from app.cluster.launchers.plan import Machine
 from app.cluster.launchers.ports import LAST_PORT, NoPort, Ports
 from app.settings.values import base_urls
 from gllm.cli.child import Program
-from gllm.cli.greeting import url_of
+from gllm.cli.greeting import near
 from gllm.cli.listening import Listening
 
 WORKER_HOST = "127.0.0.1"
@@ -84,7 +84,7 @@ def _plan(
     secret: str,
     notes: Sequence[str],
 ) -> Plan:
-    url = url_of(at.host, port)
+    url = near(at.host, port)
     kept_in = f"The gateway answers on this machine only: {url}. To open it, set TENANTS_FILE or ALLOW_ANONYMOUS=true."
     return Plan(
         url=url,

@@ -17,7 +17,7 @@ from app.cluster.launchers.plan import missing
 from app.gateway.app import Gateway
 from app.gateway.listener import BACKLOG, Address, CannotListen, listener
 from app.settings import Settings
-from gllm.cli.greeting import greeting, url_of
+from gllm.cli.greeting import greeting, near
 from gllm.cli.logs import configure
 from gllm.cli.screen import Progress, Screen
 
@@ -63,7 +63,7 @@ class Serving:
             raise CannotServe(lacking)
         self._settings = settings
         self._listener = listener
-        self._url = url_of(*listener.getsockname()[:2])
+        self._url = near(*listener.getsockname()[:2])
         self._progress = progress
         self._quiet = quiet
         self._stopping = asyncio.Event()
@@ -106,7 +106,7 @@ class Serving:
             models, keyed = list(self._gateway.fleet.models), self._gateway.tenants is not None
             print(greeting(self._url, models, self._progress.seconds, keyed=keyed), flush=True)
             if (internal := self._gateway.internal) is not None:
-                print(f"Metrics and probes, for machines: {url_of(*internal.listening.getsockname()[:2])}", flush=True)
+                print(f"Metrics and probes, for machines: {near(*internal.listening.getsockname()[:2])}", flush=True)
 
     def _engine_says(self, name: str, line: str) -> None:
         self._said.append(line)

@@ -7,8 +7,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from threading import Event, Thread
 
-from app.cluster.launchers.local import GRACE_S, ending
+from app.cluster.launchers.local import GRACE_S
 from app.cluster.launchers.logfile import LogFile
+from app.cluster.launchers.losses import ending
 from app.cluster.launchers.output import Output, Told
 from app.cluster.launchers.process import SLACK_S, kept
 from gllm.service.command import Command

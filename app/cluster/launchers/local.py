@@ -8,10 +8,9 @@ Entering begins to start them all; leaving ends them all, and returns when nothi
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +22,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from app.clock import Clock
 from app.cluster.launchers.logfile import LogFile
+from app.cluster.launchers.losses import EngineDidNotStart, EngineDied, EngineLost, ending
 from app.cluster.launchers.plan import HOST, Build, Launch, Machine, missing, plan
 from app.cluster.launchers.ports import Ports
 from app.cluster.launchers.process import EngineProcess
@@ -57,22 +57,6 @@ class LocalEngine:
     reason: str = ""
     starts: int = 0
     was_ready: bool = False
-
-
-class EngineLost(Exception):
-    """The text is a sentence; `tail` is what the engine itself said last."""
-
-    def __init__(self, message: str, tail: list[str]) -> None:
-        self.tail = tail
-        super().__init__(message)
-
-
-class EngineDidNotStart(EngineLost):
-    pass
-
-
-class EngineDied(EngineLost):
-    """It was ready, and ended without being told to."""
 
 
 OnChange = Callable[[LocalEngine], None]
@@ -238,11 +222,3 @@ class LocalLauncher:
         )
         self._changed.set()
         self._on_change(now)
-
-
-def ending(code: int) -> str:
-    """An exit code in words."""
-    if code > 128:
-        with suppress(ValueError):
-            return f"killed by {signal.Signals(code - 128).name}"
-    return f"exit code {code}"

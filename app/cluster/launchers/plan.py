@@ -1,6 +1,7 @@
 """Which engines to start, with which command, port and GPUs: decided from values, before anything is started."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,13 @@ ROOT = Path(__file__).parents[3]
 """The folder that `app` is in: of a checkout, or of installed packages."""
 
 HOST = "127.0.0.1"
-"""Engines are for the gateway alone."""
+"""Engines are for the gateway alone, unless whoever starts them says otherwise."""
+
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where somebody on this machine finds who listens everywhere."""
+
+PLACEHOLDER = re.compile(r"\{(model|name|host|port)\}")
+"""In the words of ENGINE_COMMAND."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Launch:
     """One engine to start."""
 
     name: str
+    host: str
+    """Where it is reached from this machine."""
     port: int
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -43,18 +52,22 @@ class Launch:
 
     @property
     def base_url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return url_of(self.host, self.port)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one engine is to run."""
+    """Where one engine is to run, and under which names."""
 
     port: int
     gpus: tuple[str, ...] | None
     """None: nobody has said; empty: on the CPU."""
     on_cpu: bool
     threads: int
+    host: str = HOST
+    """The address it listens on."""
+    names: tuple[str, ...] = ()
+    """What callers call its model; empty: its own name."""
 
 
 Build = Callable[[Engine, Place], tuple[list[str], dict[str, str]]]
@@ -65,8 +78,8 @@ def transformers(engine: Engine, place: Place) -> tuple[list[str], dict[str, str
     argv = [
         *(sys.executable, "-P", "-m", "app.engines.transformers"),  # -P: an `app` where the user stands is not ours
         *("--model", engine.model),
-        *("--served-model-name", engine.served_name),
-        *("--host", HOST, "--port", str(place.port)),
+        *("--served-model-name", *names_of(engine, place)),
+        *("--host", place.host, "--port", str(place.port)),
         *("--device", "cpu" if place.gpus == () else "auto"),
         *engine.args,
     ]
@@ -75,11 +88,36 @@ def transformers(engine: Engine, place: Place) -> tuple[list[str], dict[str, str
 
 
 def vllm_serve(engine: Engine, place: Place) -> tuple[list[str], dict[str, str]]:
-    argv = vllm.arguments(engine, host=HOST, port=place.port, gpus=len(place.gpus or ()), on_cpu=place.on_cpu)
+    argv = vllm.arguments(
+        engine,
+        names=names_of(engine, place),
+        host=place.host,
+        port=place.port,
+        gpus=len(place.gpus or ()),
+        on_cpu=place.on_cpu,
+    )
     return [vllm.executable() or "vllm", *argv], vllm.environment(engine, on_cpu=place.on_cpu, threads=place.threads)
 
 
-BUILDS: Mapping[str, Build] = {"transformers": transformers, "vllm": vllm_serve}
+def command(engine: Engine, place: Place) -> tuple[list[str], dict[str, str]]:
+    """Any other server. What stands for something is replaced, and braces that stand for nothing stay."""
+    meant = {"model": engine.model, "name": names_of(engine, place)[0], "host": place.host, "port": str(place.port)}
+    return [_filled(word, meant) for word in (*engine.command, *engine.args)], {}
+
+
+def _filled(word: str, meant: Mapping[str, str]) -> str:
+    return PLACEHOLDER.sub(lambda found: meant[found[1]], word)
+
+
+BUILDS: Mapping[str, Build] = {"transformers": transformers, "vllm": vllm_serve, "command": command}
+
+
+def names_of(engine: Engine, place: Place) -> tuple[str, ...]:
+    return place.names or (engine.served_name,)
+
+
+def url_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def missing(engine: Engine) -> str | None:
@@ -98,16 +136,24 @@ def missing(engine: Engine) -> str | None:
 
 
 def plan(engine: Engine, machine: Machine, ports: Iterator[int], build: Build | None = None) -> tuple[Launch, ...]:
-    build = build or BUILDS[engine.type]
-    on_cpu = engine.gpus == () or not machine.has_gpu
     launches = []
     for number in range(engine.replicas):
-        gpus = _share(engine.gpus, number, engine.replicas)
-        place = Place(next(ports), gpus, on_cpu, max(1, machine.cores // engine.replicas))
-        argv, defaults = build(engine, place)
-        env = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-        launches.append(Launch(f"engine-{number}", place.port, tuple(argv), env, defaults))
+        place = Place(next(ports), *part(engine, machine, number))
+        launches.append(launch(f"engine-{number}", engine, place, build))
     return tuple(launches)
+
+
+def part(engine: Engine, machine: Machine, number: int) -> tuple[tuple[str, ...] | None, bool, int]:
+    """What one of its replicas gets of the machine: GPUs, whether it is on the CPU, threads."""
+    on_cpu = engine.gpus == () or not machine.has_gpu
+    return _share(engine.gpus, number, engine.replicas), on_cpu, max(1, machine.cores // engine.replicas)
+
+
+def launch(name: str, engine: Engine, place: Place, build: Build | None = None) -> Launch:
+    argv, defaults = (build or BUILDS[engine.type])(engine, place)
+    env = {} if place.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)}
+    host = WILDCARDS.get(place.host, place.host)
+    return Launch(name, host, place.port, tuple(argv), env, defaults)
 
 
 def _share(gpus: tuple[str, ...] | None, number: int, of: int) -> tuple[str, ...] | None:

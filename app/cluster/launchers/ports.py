@@ -36,15 +36,25 @@ class Ports:
         while self._claims:
             self._claims.pop().close()
 
+    def still_free(self, port: int) -> bool:
+        """Nobody who makes no claims has taken it."""
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((self._host, port))
+        except OSError:
+            return False
+        return True
+
     def _claimed(self, port: int) -> bool:
         claim = socket.socket(socket.AF_UNIX)
         try:
             with suppress(ValueError, FileNotFoundError):  # there is no such space beyond Linux
                 claim.bind(f"\0gllm-engine-{port}")
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((self._host, port))
         except OSError:
+            claim.close()
+            return False
+        if not self.still_free(port):
             claim.close()
             return False
         self._claims.append(claim)

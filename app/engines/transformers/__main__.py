@@ -60,6 +60,7 @@ def _start(args: argparse.Namespace, listener: socket.socket) -> int:
     from app.engines.transformers.engine import Engine
 
     transformers.logging.disable_progress_bar()
+    name, *aliases = args.served_model_name or [args.model]
     try:
         tell(f"loading model={args.model}")
         loaded = models.load(args.model, device=args.device, dtype=args.dtype, tell=tell)
@@ -69,7 +70,7 @@ def _start(args: argparse.Namespace, listener: socket.socket) -> int:
             max_batch_tokens=args.max_batch_tokens,
             num_blocks=args.num_blocks,
         )
-        engine = Engine(loaded, args.served_model_name or args.model, limits, args.max_queue)
+        engine = Engine(loaded, name, limits, args.max_queue, aliases=aliases)
     except models.LoadFailed as error:
         return _refuse(str(error))
     except (ValueError, MemoryError, RuntimeError) as error:
@@ -156,7 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", required=True, help="a folder, or a name that is in the local cache")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8001)
-    add("--served-model-name", help="the name in requests and metrics (default: as given with --model)")
+    names = "its names in requests; the first is the one in answers and metrics (default: as given with --model)"
+    add("--served-model-name", nargs="+", metavar="NAME", help=names)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--max-num-seqs", type=_positive, default=64, help="sequences in the batch at once")

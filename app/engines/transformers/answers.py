@@ -2,6 +2,7 @@
 
 import base64
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -274,17 +275,21 @@ def _shown(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
-def models_body(model: str, created: int, context: int) -> bytes:
-    one = {
-        "id": model,
-        "object": "model",
-        "created": created,
-        "owned_by": "gllm",
-        "root": model,
-        "parent": None,
-        "max_model_len": context,
-    }
-    return msgspec.json.encode({"object": "list", "data": [one]})
+def models_body(names: Sequence[str], created: int, context: int) -> bytes:
+    """One model; under each of its names."""
+    models = [
+        {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "gllm",
+            "root": names[0],
+            "parent": None,
+            "max_model_len": context,
+        }
+        for name in names
+    ]
+    return msgspec.json.encode({"object": "list", "data": models})
 
 
 def embeddings_body(

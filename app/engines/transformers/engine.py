@@ -41,9 +41,13 @@ class Feed:
 
 
 class Engine:
-    def __init__(self, model: Loaded, name: str, limits: Limits, max_queue: int) -> None:
+    def __init__(
+        self, model: Loaded, name: str, limits: Limits, max_queue: int, *, aliases: Sequence[str] = ()
+    ) -> None:
         self.model = model
         self.name = name
+        self.names = tuple(dict.fromkeys((name, *aliases)))
+        """What it answers to."""
         self.created = int(datetime.now(UTC).timestamp())
         self._limits = limits
         self._places = limits.max_sequences + max_queue

@@ -92,7 +92,7 @@ class Api:
 
     async def models(self, exchange: Exchange) -> None:
         engine = self._engine
-        await exchange.answer(answers.models_body(engine.name, engine.created, engine.context))
+        await exchange.answer(answers.models_body(engine.names, engine.created, engine.context))
 
     async def health(self, exchange: Exchange) -> None:
         await exchange.answer(b"", 200 if self._engine.healthy else 503, [])
@@ -115,7 +115,7 @@ class Api:
     async def _parsed(self, exchange: Exchange, route: Route) -> AnyRequest:
         body = await exchange.body()
         request = parse(route, body)
-        if request.model is not None and request.model != self._engine.name:
+        if request.model is not None and request.model not in self._engine.names:
             raise UnknownModel("This engine serves another model.", param="model")
         return request
 

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.settings import Engine
@@ -13,12 +14,12 @@ def executable() -> str | None:
     return str(beside) if beside.exists() else shutil.which("vllm")
 
 
-def arguments(engine: Engine, *, host: str, port: int, gpus: int, on_cpu: bool) -> list[str]:
+def arguments(engine: Engine, *, host: str, port: int, gpus: int, on_cpu: bool, names: Sequence[str] = ()) -> list[str]:
     """What is ours first, ENGINE_ARGS last, so that they have the last word."""
     return [
         *("serve", engine.model),
         *("--host", host, "--port", str(port)),
-        *("--served-model-name", engine.served_name),
+        *("--served-model-name", *(names or (engine.served_name,))),
         *("--uvicorn-log-level", "warning"),  # else every health probe is a line of log
         "--enable-prompt-tokens-details",  # usage tells how much of a prompt came from the cache
         *(("--tensor-parallel-size", str(gpus)) if gpus > 1 else ()),
@@ -32,6 +33,8 @@ def environment(engine: Engine, *, on_cpu: bool, threads: int) -> dict[str, str]
     env = {"VLLM_NO_USAGE_STATS": "1"}
     if Path(engine.model).is_dir():
         env["HF_HUB_OFFLINE"] = "1"
+    if "--enable-lora" in engine.args:
+        env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     if on_cpu:
         env |= {
             "VLLM_TARGET_DEVICE": "cpu",

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.cluster.launchers.local import EngineDidNotStart, EngineLost, LocalEngine, LocalLauncher, State
+from app.cluster.launchers.local import LocalEngine, LocalLauncher, State
+from app.cluster.launchers.losses import EngineDidNotStart, EngineLost
 from app.cluster.launchers.process import KEEPER
 from app.settings import Engine
 from tests.cluster.launchers import scripts

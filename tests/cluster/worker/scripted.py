@@ -1,0 +1,108 @@
+"""A small engine that does as its model's name says; the words between its name's dashes are its script.
+
+    python scripted.py --host H --port P --model well-slow0.5 --names a b [--work FILE]
+
+`bad`: cannot be loaded. `dies0.5`: crashes so long after it came up. `mute`: its first request is never answered.
+`sick`: its first request is answered 500. `slow2`: loads for so long. `hangs`: stops answering when the file
+`hang` is there. `busy`: `/health` takes 0.6 s. FILE beside it tells how many requests run.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--host")
+parser.add_argument("--port", type=int)
+parser.add_argument("--model")
+parser.add_argument("--names", nargs="+")
+parser.add_argument("--folder", type=Path)
+parser.add_argument("--enable-lora", action="store_true")
+parser.add_argument("--headless", action="store_true")
+parser.add_argument("--quiet", action="store_true")
+args = parser.parse_args()
+script = args.model.split("-")
+adapters: dict[str, str] = {}
+
+
+def seconds(word: str) -> float | None:
+    found = [each for each in script if each.startswith(word)]
+    return float(found[0].removeprefix(word) or 0) if found else None
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if (args.folder / "hang").exists():
+            time.sleep(600)
+        if "busy" in script and self.path == "/health":
+            time.sleep(0.6)
+        if self.path == "/v1/models":
+            self._answer({"object": "list", "data": [{"id": name} for name in (*args.names, *adapters)]})
+        elif self.path == "/metrics" and "untold" not in script:
+            work = args.folder / "work"
+            running = int(work.read_text()) if work.exists() else 0
+            self._answer(f"vllm:num_requests_running {running}\nvllm:num_requests_waiting 0\n")
+        else:
+            self._answer({}, 200 if self.path == "/health" else 404)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/v1/completions":
+            self._completion(body)
+        elif not args.enable_lora:
+            self._answer({"detail": "Not Found"}, 404)
+        elif self.path == "/v1/load_lora_adapter":
+            if not Path(body["lora_path"]).exists():
+                self._refuse(f"No adapter found for {body['lora_path']}")
+                return
+            adapters[body["lora_name"]] = body["lora_path"]
+            self._answer("Success")
+        elif adapters.pop(body["lora_name"], None) is None:
+            self._refuse(f"The lora adapter '{body['lora_name']}' cannot be found.")
+        else:
+            self._answer("Success")
+
+    def _completion(self, body: dict[str, object]) -> None:
+        if "mute" in script:
+            time.sleep(600)
+        if "embeds" in script:
+            self._answer({"error": {"message": "The model does not support Completions API"}}, 400)
+            return
+        print("asked for", body["model"], flush=True)
+        self._answer({"choices": [{"text": "!"}]}, 500 if "sick" in script else 200)
+
+    def _refuse(self, message: str) -> None:
+        self._answer({"error": {"message": message, "type": "NotFoundError", "code": 404}}, 404)
+
+    def _answer(self, value: object, status: int = 200) -> None:
+        body = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+print(f"loading {args.model}", flush=True)
+if "bad" in script:
+    sys.exit(f"no such model: {args.model}")
+loading_s = seconds("slow") or 0.0
+for percent in (0, 50, 100):
+    if loading_s:
+        print(f"Loading safetensors checkpoint shards: {percent:3}% Completed | 1/2 [00:00<00:00]", flush=True)
+        time.sleep(loading_s / 3)
+if (lives_s := seconds("dies")) is not None:
+    once = args.folder / "died"
+    if "once" not in script or not once.exists():
+        once.touch()
+        threading.Timer(lives_s, lambda: os._exit(9)).start()
+ThreadingHTTPServer((args.host, args.port), Handler).serve_forever()
