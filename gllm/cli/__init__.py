@@ -66,13 +66,24 @@ def _parted(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def command_line() -> argparse.ArgumentParser:
-    parser = _Parser(prog="gllm", description="An observable gateway for language models you run yourself.")
+    parser = _Parser(
+        prog="gllm",
+        description="An observable gateway for language models you run yourself.",
+        formatter_class=_Wide,
+    )
     parser.add_argument("--version", action="version", version=f"gllm {gllm.__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)
     return parser
+
+
+class _Wide(argparse.HelpFormatter):
+    """The names of commands and what they do stand side by side."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
 
 
 class _Parser(argparse.ArgumentParser):

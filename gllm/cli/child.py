@@ -15,7 +15,7 @@ from app.cluster.launchers.logfile import LogFile
 from app.cluster.launchers.losses import ending
 from app.cluster.launchers.process import EngineProcess
 
-GLLM = (sys.executable, "-P", "-m", "gllm.cli")
+GLLM: tuple[str, ...] = (sys.executable, "-P", "-m", "gllm.cli")
 """-P: a `gllm` where the user stands is not ours."""
 
 ROOT = Path(__file__).parents[2]

@@ -39,4 +39,9 @@ def run(args: argparse.Namespace) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return TOLD
 
-    return ask(args, told)
+    try:
+        return ask(args, told)
+    except KeyboardInterrupt:
+        if args.follow:  # the way to end it
+            return TOLD
+        raise

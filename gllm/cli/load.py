@@ -11,13 +11,14 @@ from gllm.cli.asking import add_place, ask
 if TYPE_CHECKING:
     from gllm.cli.gateway import Gateway
 
-LOADED = 0
+LOADED, INTERRUPTED = 0, 130
 
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "load",
         help="load a model on the workers of a running gateway",
+        usage="gllm load MODEL [options] [-- ENGINE_ARGS ...]",
         description="Load a model on the workers of a running gateway, in the place of what they serve: first on one, "
         "then on the others in rounds, so that answers go on. If one fails, all go back to what they served.",
         epilog="What follows -- goes to the command line of every engine. Ctrl+C stops the watching, not the loading.",
@@ -62,4 +63,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.model} is loaded (after {panel.seconds:.1f} s).")
         return LOADED
 
-    return ask(args, loaded)
+    try:
+        return ask(args, loaded)
+    except KeyboardInterrupt:
+        print(f"gllm: The gateway goes on loading {args.model}; gllm status shows how far it is.", file=sys.stderr)
+        return INTERRUPTED

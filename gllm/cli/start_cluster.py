@@ -13,6 +13,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "start-cluster",
         help="start a gateway and a worker for each GPU of this machine",
+        usage="gllm start-cluster -p PORT -w GPUS -wp PORT [options] [-- ENGINE_ARGS ...]",
         description="Start a gateway and a worker for each GPU of this machine. Ctrl+C stops all of them.",
         epilog="What follows -- goes to the command line of every engine.",
     )

@@ -36,7 +36,11 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.watch:
-        return ask(args, _watched)
+        try:
+            return ask(args, _watched)
+        except KeyboardInterrupt:  # the way to end it
+            print()
+            return TOLD
     return ask(args, _as_json if args.json else _once)
 
 
@@ -83,7 +87,7 @@ def _row(member: Member) -> tuple[str, ...]:
     return (
         member.name,
         _state(member),
-        ", ".join((*member.names, *(adapter.name for adapter in member.adapters))) or "-",
+        ", ".join((*_models(member), *(adapter.name for adapter in member.adapters))) or "-",
         ",".join(member.gpus) or "-",
         _number(member.running),
         _number(member.waiting),
@@ -93,13 +97,21 @@ def _row(member: Member) -> tuple[str, ...]:
     )
 
 
+def _models(member: Member) -> tuple[str, ...]:
+    """What it serves, or is about to."""
+    if member.names or member.order is None:
+        return member.names
+    return member.order.names or (member.order.model,)
+
+
 def _state(member: Member) -> str:
     if not member.reachable:
         return "unreachable"
     if member.progress is None:
         return member.state.value
     part = "" if member.progress.part is None else f" {member.progress.part * 100:.0f} %"
-    return f"{member.state.value} ({member.progress.step}{part})"
+    step = "" if member.progress.step == member.state else f" ({member.progress.step})"
+    return f"{member.state.value}{step}{part}"
 
 
 def _number(count: int | None) -> str:
