@@ -107,7 +107,7 @@ class Cluster:
         if models:
             self._panel.say(greeting(self._plan.url, models, seconds, keyed=self._plan.keyed))
         else:
-            self._panel.say(greeting_without_a_model(self._plan.url, len(members)))
+            self._panel.say(greeting_without_a_model(self._plan.url, sum(member.reachable for member in members)))
         return None
 
     async def _all_up(self, children: Sequence[Child]) -> None:

@@ -121,8 +121,9 @@ def watching(panel: Panel, what: str) -> Iterator[None]:
 
 def bar(part: float | None, doing: str = "") -> str:
     """Where nobody knows how far it is, it says so by being empty."""
-    full = BAR if doing == "ready" else round(min(1.0, max(0.0, part or 0.0)) * BAR)
-    percent = "     " if part is None else f"{part * 100:3.0f} %"
+    known = 0.0 if part is None else min(1.0, max(0.0, part))
+    full = BAR if doing == "ready" else round(known * BAR)
+    percent = "     " if part is None else f"{known * 100:3.0f} %"
     return f"{'━' * full}{'┄' * (BAR - full)} {percent}"
 
 

@@ -14,6 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.marked import Mark
+
 CHECKOUT = Path(__file__).parents[2]
 GLLM = (sys.executable, "-c", "import sys; from gllm.cli import main; sys.exit(main())")
 WITH_STAND_INS = (sys.executable, str(Path(__file__).with_name("with_stand_ins.py")))
@@ -101,6 +103,11 @@ def _running(gllm: tuple[str, ...], tmp_path: Path) -> Iterator[Run]:
             each.process.wait()
     _, alive = psutil.wait_procs(families, timeout=15)
     assert alive == []
+
+
+@pytest.fixture
+def mark() -> Mark:
+    return Mark()
 
 
 @pytest.fixture

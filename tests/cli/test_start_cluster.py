@@ -29,11 +29,6 @@ def first_port() -> int:
 
 
 @pytest.fixture
-def mark() -> Mark:
-    return Mark()
-
-
-@pytest.fixture
 def start(gllm_of_stand_ins: Run, first_port: int, mark: Mark) -> Callable[..., Gllm]:
     def started(*args: str, **env: str) -> Gllm:
         ports = ("--port", "0", "--worker-port-range-start", str(first_port))
