@@ -151,8 +151,8 @@ class Cluster:
                 await asyncio.sleep(POLL_S)
 
     async def _load(self, gateway: Gateway, wanted: Wanted) -> tuple[Member, ...]:
-        async for step in gateway.load(wanted):
-            self._panel.follow(step.workers)
+        async for news in gateway.load(wanted):
+            self._panel.follow(news)
         return await gateway.workers()
 
 

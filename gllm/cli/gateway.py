@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from app.cluster.control import Adapter, Released, Status
+from app.settings.values import is_loopback
 
 T = TypeVar("T")
 
@@ -41,7 +42,8 @@ class Member(Status, frozen=True, kw_only=True, omit_defaults=True):
     address: str = ""
     reachable: bool = True
     running: int | None = None
-    waiting: int | None = None
+    """Calls of this gateway; of so many at once:"""
+    slots: int | None = None
     since_s: float | None = None
     """For how long it has been in its state."""
 
@@ -62,12 +64,16 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     drain_s: float | None = None
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """News of a load."""
+class News(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a load: how far one worker is; and at last how it ended."""
 
     state: str
     """`running`, and at last `done` or `failed`."""
-    workers: tuple[Member, ...] = ()
+    worker: str = ""
+    step: str = ""
+    """As its progress says it; and `waiting`, `skipped`, `ready`, `failed`, `returned`, `left`."""
+    part: float | None = None
+    said: str = ""
     message: str = ""
     tail: tuple[str, ...] = ()
 
@@ -80,7 +86,8 @@ class Gateway:
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(WITHIN_S, read=WITHIN_S),
+            timeout=WITHIN_S,
+            trust_env=not is_loopback(httpx.URL(url).host),  # no proxy stands before this machine itself
         )
 
     async def __aenter__(self) -> Self:
@@ -104,17 +111,17 @@ class Gateway:
 
     # --- changing -------------------------------------------------------------------------------------------------
 
-    async def load(self, wanted: Wanted) -> AsyncIterator[Step]:
+    async def load(self, wanted: Wanted) -> AsyncIterator[News]:
         """News until it is done or has failed. Whoever stops listening does not stop it."""
         headers = {"accept": "text/event-stream"}
         async with self._stream("POST", "/admin/models", json=msgspec.to_builtins(wanted), headers=headers) as answer:
             async for data in _events(answer.aiter_bytes()):
-                step = self._read(data, Step)
-                if step.state == "failed":
-                    raise NoAnswer(step.message, "load_failed", step.tail)
-                yield step
-                if step.state == "done":
+                news = self._read(data, News)
+                if news.state == "failed":
+                    raise NoAnswer(news.message, "load_failed", news.tail)
+                if news.state == "done":
                     return
+                yield news
         raise Unreachable(f"The gateway at {self.url} broke off in the middle of its answer.")
 
     async def release(self, worker: str, drain_s: float | None) -> Released:

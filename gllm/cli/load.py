@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         )
         panel = Panel(Screen(sys.stdout) if sys.stdout.isatty() else None)
         with watching(panel, f"Loading {args.model}"):
-            async for step in gateway.load(wanted):
-                panel.follow(step.workers)
+            async for news in gateway.load(wanted):
+                panel.follow(news)
         print(f"{args.model} is loaded (after {panel.seconds:.1f} s).")
         return LOADED
 

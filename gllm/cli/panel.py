@@ -2,14 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from gllm.cli.gateway import Member
+from gllm.cli.gateway import News
 from gllm.cli.screen import Screen
 
 BAR = 24
+
+ENDINGS = {
+    "failed": "failed",
+    "returned": "returned to what it served",
+    "left": "could not be returned to what it served",
+}
+"""Of a load that fails, in words that everybody understands."""
+
 DRAW_EVERY_S = 0.1
 
 
@@ -68,13 +76,17 @@ class Panel:
         """Nobody waits for this one any more: from now on what it says is told."""
         self._lanes.pop(name, None)
 
-    def follow(self, members: Sequence[Member]) -> None:
-        """As the gateway sees them."""
-        for member in members:
-            if (progress := member.progress) is None:
-                self.step(member.name, member.state.value, said=member.reason)
-            else:
-                self.step(member.name, progress.step, progress.part, progress.said)
+    def follow(self, news: News) -> None:
+        if news.step in ENDINGS:
+            self._end(news.worker, ENDINGS[news.step], news.said)
+        else:
+            self.step(news.worker, news.step, news.part, news.said)
+
+    def _end(self, name: str, how: str, said: str) -> None:
+        """It did not come to what it was to: that stays, also on a terminal."""
+        lane = self._lanes.setdefault(name, Lane(""))
+        if lane.begin(how):
+            self.say(f"{name}: {how}" + (f" ({said.rstrip('.')})" if said else ""))
 
     def tick(self) -> None:
         if self._screen is not None and self._shown:

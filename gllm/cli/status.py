@@ -17,8 +17,8 @@ TOLD = 0
 
 EVERY_S = 1.0
 
-HEAD = ("WORKER", "STATE", "MODEL", "GPUS", "RUNNING", "WAITING", "STARTS", "SINCE", "REASON")
-NUMBERS = (4, 5, 6, 7)
+HEAD = ("WORKER", "STATE", "MODEL", "GPUS", "RUNNING", "STARTS", "SINCE", "REASON")
+NUMBERS = (4, 5, 6)
 
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
@@ -89,8 +89,7 @@ def _row(member: Member) -> tuple[str, ...]:
         _state(member),
         ", ".join((*_models(member), *(adapter.name for adapter in member.adapters))) or "-",
         ",".join(member.gpus) or "-",
-        _number(member.running),
-        _number(member.waiting),
+        "-" if member.running is None else f"{member.running}/{member.slots}",
         str(member.starts),
         "-" if member.since_s is None else lasting(member.since_s),
         member.failure.reason if member.failure and not member.reason else member.reason,
@@ -112,10 +111,6 @@ def _state(member: Member) -> str:
     part = "" if member.progress.part is None else f" {member.progress.part * 100:.0f} %"
     step = "" if member.progress.step == member.state else f" ({member.progress.step})"
     return f"{member.state.value}{step}{part}"
-
-
-def _number(count: int | None) -> str:
-    return "-" if count is None else str(count)
 
 
 def lasting(seconds: float) -> str:

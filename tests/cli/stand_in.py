@@ -84,13 +84,16 @@ class Gateway(Handler):
         for url in workers():
             ask(url, "/load_model", {"model": wanted["model"]})
         while any(each["state"] == "loading" for each in seen()):
-            self.event({"state": "running", "workers": seen()})
+            for each in seen():
+                self.event({"state": "running", "worker": each["name"], **(each["progress"] or {"step": "ready"})})
             time.sleep(0.05)
+        for each in seen():
+            self.event({"state": "running", "worker": each["name"], "step": each["state"]})
         failed = [each for each in seen() if each["state"] != "ready"]
         if failed:
             self.event({"state": "failed", "message": failed[0]["reason"], "tail": ["ValueError: no such model"]})
         else:
-            self.event({"state": "done", "workers": seen()})
+            self.event({"state": "done"})
 
     def event(self, value: object) -> None:
         self.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")

@@ -33,7 +33,7 @@ READY: dict[str, Any] = {
     "address": "http://127.0.0.1:8000",
     "reachable": True,
     "running": 3,
-    "waiting": 12,
+    "slots": 32,
     "since_s": 7_320.0,
 }
 LOADING: dict[str, Any] = {
@@ -134,11 +134,10 @@ def test_status_is_a_table(gateway: Gateway, told: Told) -> None:
     gateway.will("GET /admin/workers", {"workers": [READY, LOADING, LOST]})
     assert main(["status"]) == 0
     assert told()[0].splitlines() == [
-        "WORKER    STATE         MODEL           GPUS  RUNNING  WAITING  STARTS      SINCE  REASON",
-        "worker-0  ready         qwen, qwen-sql  0,1         3       12       1  2 h 2 min",
-        "worker-1  loading 43 %  qwen            2,3         -        -       2       12 s",
-        "worker-2  unreachable   qwen            -           -        -       0          -  "
-        "It has not answered for 10 s.",
+        "WORKER    STATE         MODEL           GPUS  RUNNING  STARTS      SINCE  REASON",
+        "worker-0  ready         qwen, qwen-sql  0,1      3/32       1  2 h 2 min",
+        "worker-1  loading 43 %  qwen            2,3         -       2       12 s",
+        "worker-2  unreachable   qwen            -           -       0          -  It has not answered for 10 s.",
     ]
 
 
@@ -200,13 +199,13 @@ def test_how_long_something_lasts(seconds: float, shown: str) -> None:
 
 
 def test_load_tells_how_far_each_worker_is(gateway: Gateway, told: Told) -> None:
-    running = [{"state": "running", "workers": [{**LOADING, "name": name} for name in ("worker-0", "worker-1")]}]
-    done = {"state": "done", "workers": [READY, {**READY, "name": "worker-1"}]}
-    gateway.stream("POST /admin/models", *running, *running, done)
+    news = [("worker-1", "waiting"), ("worker-0", "loading"), ("worker-0", "ready"), ("worker-1", "loading")]
+    events = [{"state": "running", "worker": worker, "step": step} for worker, step in news]
+    gateway.stream("POST /admin/models", *events, events[-1], {"state": "done", "workers": [READY]})
     assert main(["load", "/models/qwen"]) == 0
     out, err = told()
-    assert out.splitlines()[:4] == ["worker-0: loading", "worker-1: loading", "worker-0: ready", "worker-1: ready"]
-    assert re.fullmatch(r"/models/qwen is loaded \(after \d+\.\d s\)\.", out.splitlines()[4])
+    assert out.splitlines()[:-1] == [f"{worker}: {step}" for worker, step in news]
+    assert re.fullmatch(r"/models/qwen is loaded \(after \d+\.\d s\)\.", out.splitlines()[-1])
     assert err == ""
     assert gateway.asked == [("POST /admin/models", {"model": "/models/qwen"})]
 
@@ -228,18 +227,21 @@ def test_load_sends_what_was_asked_for(gateway: Gateway) -> None:
 
 
 def test_a_load_that_fails_is_told_with_the_engines_own_words(gateway: Gateway, told: Told) -> None:
-    sentence = "worker-1 could not load m: exit code 1. All workers serve again what they served before."
+    sentence = "worker-1 did not start: exit code 1."
     gateway.stream(
         "POST /admin/models",
-        {"state": "running", "workers": [LOADING]},
+        {"state": "running", "worker": "worker-1", "step": "failed", "said": "exit code 1"},
+        {"state": "running", "worker": "worker-0", "step": "returned"},
         {"state": "failed", "message": sentence, "tail": ["Traceback ...", "ValueError: m is not a model"]},
     )
     assert main(["load", "m"]) == 1
-    assert told()[1] == f"gllm: {sentence}\n  | Traceback ...\n  | ValueError: m is not a model\n"
+    out, err = told()
+    assert out == "worker-1: failed (exit code 1)\nworker-0: returned to what it served\n"
+    assert err == f"gllm: {sentence}\n  | Traceback ...\n  | ValueError: m is not a model\n"
 
 
 def test_a_load_whose_gateway_dies_did_not_succeed(gateway: Gateway, told: Told) -> None:
-    gateway.stream("POST /admin/models", {"state": "running", "workers": [LOADING]})
+    gateway.stream("POST /admin/models", {"state": "running", "worker": "worker-0", "step": "loading"})
     assert main(["load", "m"]) == 1
     assert told()[1] == f"gllm: The gateway at {gateway.url} broke off in the middle of its answer.\n"
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gllm.cli.gateway import News
 from gllm.cli.panel import Panel, bar
 from gllm.cli.screen import Screen
 from tests.cli.terminal import Picture
@@ -91,6 +92,17 @@ def test_a_bar_is_as_full_as_it_says() -> None:
     assert bar(1.0) == "━" * 24 + " 100 %"
     assert bar(7.0) == bar(1.0)
     assert bar(None, "ready") == "━" * 24 + "      "
+
+
+def test_how_a_load_fails_stays_on_the_terminal() -> None:
+    drawn = Drawn()
+    panel = Panel(drawn.screen)
+    panel.show("Loading m")
+    panel.follow(News(state="running", worker="w-0", step="loading", part=0.5))
+    panel.follow(News(state="running", worker="w-0", step="failed", said="exit code 1."))
+    panel.follow(News(state="running", worker="w-1", step="returned"))
+    panel.hide()
+    assert drawn.lines == ["w-0: failed (exit code 1)", "w-1: returned to what it served", ""]
 
 
 def test_once_nobody_waits_lines_are_told() -> None:
