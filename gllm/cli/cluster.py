@@ -71,8 +71,12 @@ class Cluster:
 
     def _child(self, program: Program) -> Child:
         self._panel.step(program.name, "starting")
-        told = partial(self._panel.line, program.name)
-        return Child(program, self._logs, told=told, noted=self._panel.say)
+        return Child(program, self._logs, told=partial(self._say, program), noted=self._panel.say)
+
+    def _say(self, program: Program, line: str) -> None:
+        """What workers say of their own stopping is said already."""
+        if not (self._over.done() and program in self._plan.workers):
+            self._panel.line(program.name, line)
 
     def _stop(self) -> None:
         if self._over.done():  # asked twice

@@ -39,12 +39,12 @@ class Lane:
 
 
 class Panel:
-    def __init__(self, screen: Screen | None, waiting_for: str = "") -> None:
+    def __init__(self, screen: Screen | None) -> None:
         self._screen = screen
         self._since = time.monotonic()
         self._lanes: dict[str, Lane] = {}
-        self._shown = True
-        self.waiting_for = waiting_for
+        self._shown = False
+        self._waiting_for = ""
 
     @property
     def seconds(self) -> float:
@@ -58,11 +58,10 @@ class Panel:
             self._screen.write(f"{text}\n")
 
     def line(self, name: str, text: str) -> None:
-        """Something that one of them said. While it has a lane, its latest line is enough for a terminal."""
-        lane = self._lanes.get(name)
-        if self._screen is None or not self._shown or lane is None:
+        """Something that one of them said. While a terminal shows how far each is, its latest line is enough."""
+        if self._screen is None or not self._shown:
             self.say(text if _is_json(text) else f"{name}: {text}")
-        else:
+        elif lane := self._lanes.get(name):
             lane.said = text
 
     def step(self, name: str, doing: str, part: float | None = None, said: str = "") -> None:
@@ -73,7 +72,7 @@ class Panel:
         lane.said = said or lane.said
 
     def forget(self, name: str) -> None:
-        """Nobody waits for this one any more: from now on what it says is told."""
+        """Nobody waits for this one any more."""
         self._lanes.pop(name, None)
 
     def follow(self, news: News) -> None:
@@ -93,7 +92,7 @@ class Panel:
             self._screen.status(*self._drawn())
 
     def show(self, waiting_for: str) -> None:
-        self._shown, self._since, self.waiting_for = True, time.monotonic(), waiting_for
+        self._shown, self._since, self._waiting_for = True, time.monotonic(), waiting_for
         self.tick()
 
     def hide(self) -> None:
@@ -107,7 +106,7 @@ class Panel:
         doings = max((len(lane.doing) for lane in self._lanes.values()), default=0)
         for name, lane in self._lanes.items():
             yield f"  {name:{names}}  {bar(lane.part, lane.doing)}  {lane.doing:{doings}}  {lane.said}".rstrip()
-        yield f"{self.seconds:4.0f} s  {self.waiting_for}"
+        yield f"{self.seconds:4.0f} s  {self._waiting_for}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -61,7 +62,12 @@ def with_workers(wish: Wish, at: Listening, model: str | None, machine: Machine)
     with ExitStack() as held:
         port = held.enter_context(at.port())
         places = [_place(number, wish.first_port, held, notes) for number in range(len(wish.gpus))]
-    workers = tuple(_worker(number, place, wish, machine, secret) for number, place in enumerate(places))
+    env = {
+        "MODEL_NAME": "",  # models are loaded through the gateway, all alike
+        "LOG_FORMAT": _log_format(at),
+        **_told_to_children(secret),
+    }
+    workers = tuple(_worker(number, place, wish, machine, env) for number, place in enumerate(places))
     return _plan(at, port, workers, tuple(place.url for place in places), model, secret, notes)
 
 
@@ -107,6 +113,7 @@ def _gateway(at: Listening, port: int, url: str, expected: Sequence[str], secret
         "ENGINE_COMMAND": "",  # of the workers; a gateway that starts nothing would wonder at it
         "WORKER_URLS": ",".join(dict.fromkeys((*at.settings.cluster.worker_urls, *expected))),
         "DRAIN_SECONDS": f"{min(listen.drain_s, DRAIN_S):g}",
+        "LOG_FORMAT": _log_format(at),
         **_told_to_children(secret),
     }
     return Program("gateway", ("serve", "--quiet"), f"{url}/livez", GATEWAY_GRACE_S, env)
@@ -139,7 +146,7 @@ def _free(wanted: int, whose: str, held: ExitStack, notes: list[str]) -> int:
     return found
 
 
-def _worker(number: int, place: _Place, wish: Wish, machine: Machine, secret: str) -> Program:
+def _worker(number: int, place: _Place, wish: Wish, machine: Machine, env: dict[str, str]) -> Program:
     name = f"worker-{number}"
     words = (
         *("worker", "--name", name),
@@ -148,7 +155,13 @@ def _worker(number: int, place: _Place, wish: Wish, machine: Machine, secret: st
         *(("--", *wish.args) if wish.args else ()),
     )
     shared = {} if machine.has_gpu else {"OMP_NUM_THREADS": str(max(1, machine.cores // len(wish.gpus)))}
-    return Program(name, words, f"{place.url}/health", WORKER_GRACE_S, _told_to_children(secret), shared)
+    return Program(name, words, f"{place.url}/health", WORKER_GRACE_S, env, shared)
+
+
+def _log_format(at: Listening) -> str:
+    """A child sees a pipe, whoever reads at its end."""
+    given = at.settings.logs.format
+    return "text" if given == "auto" and sys.stdout.isatty() else given
 
 
 def _told_to_children(secret: str) -> dict[str, str]:
