@@ -224,6 +224,23 @@ class UnknownWorker(ClusterError):
     default = "No worker of this name is known here."
 
 
+class NoWorkers(ClusterError):
+    """Nobody is there who could do it."""
+
+    default = "No worker is known here that could do this."
+
+
+class NotAccepted(ClusterError):
+    """What was announced as a worker is none that this gateway can have, and why."""
+
+    outcome = Outcome.CLIENT_ERROR
+    default = "There is no worker of ours at this address."
+
+
+class NameTaken(NotAccepted):
+    default = "Another worker is known under this name."
+
+
 class UnknownAdapter(ClusterError):
     outcome = Outcome.CLIENT_ERROR
     default = "No adapter of this name is loaded here."
@@ -242,8 +259,18 @@ class LoadFailed(ClusterError):
     should_retry = False
     default = "The model could not be loaded."
 
-    tail: tuple[str, ...] = ()
-    """The engine's own last lines."""
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        tail: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, param=param, code=code, retry_after=retry_after)
+        self.tail = tail
+        """The engine's own last lines."""
 
 
 class NotReleased(ClusterError):

@@ -37,6 +37,10 @@ class Prober:
         async with asyncio.TaskGroup() as probes:
             self._ask(probes)
 
+    async def look(self, replica: Replica) -> None:
+        """At this one, now."""
+        await self._probe(replica)
+
     def _ask(self, probes: asyncio.TaskGroup) -> None:
         for replica in self._fleet.replicas:
             if replica not in self._asked:

@@ -29,6 +29,7 @@ class Replica:
         "_began_with",
         "beside",
         "circuit",
+        "draining",
         "engine",
         "foreign",
         "limit",
@@ -60,6 +61,8 @@ class Replica:
         self.engine = engine
         self.state = State.STARTING
         self.reason = "not probed yet"
+        self.draining = False
+        """Its worker wants it to have nothing new. What it has goes on."""
         self.models: dict[str, int | None] = {}
         """What it serves, or served when it last answered."""
         self.running = 0
@@ -82,6 +85,11 @@ class Replica:
         self.missed_probes = 0
         self.tells_load = True
         """Not every engine does; one that does not is not asked again until it comes anew."""
+
+    @property
+    def standing(self) -> str:
+        """Its state in one word, for people."""
+        return "draining" if self.draining and self.state is State.READY else self.state.value
 
     @property
     def busy(self) -> float:

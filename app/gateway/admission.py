@@ -29,6 +29,7 @@ DRAINED_S = 1.0
 CAUTION = 1.1
 """Waits are predicted so much longer: to be refused late is worse than to be refused."""
 
+STILL_LOADING = "The model was not loaded within this request's time limit."
 DISPLACED = "Its place in the line was given to a call of higher priority, or of a tenant that had fewer."
 
 
@@ -171,7 +172,7 @@ class Ticket:
         self.due = math.inf
         if self._turn is not None and not self._turn.done():
             self._admission.forget(self)
-            self.refuse(WouldMissDeadline(retry_after=self.turn_in_s))
+            self.refuse(self._admission.too_late(self))
         else:
             self.cut(DeadlinePassed())
 
@@ -296,7 +297,7 @@ class Admission:
         waiting = self._lines.get(ticket.call.model)
         if anew and waiting is not None and len(waiting):
             self._serve(waiting)
-        lease = self._fleet.lease(ticket.call, ticket.avoiding, ticket.cost)
+        lease = self._fleet.lease(ticket.call, ticket.avoiding, ticket.cost, waited=not anew)
         if lease is None:
             return False
         if anew:
@@ -314,7 +315,7 @@ class Admission:
             if (late_by := needs_s - ticket.left_s) >= 0:
                 raise WouldMissDeadline(retry_after=late_by)
         if not line.queue.has_room_for(ticket):
-            wait_s = line.rate.wait_for(len(line), self._fleet.slots(ticket.call.model))
+            wait_s = self._wait_s(ticket.call.model, len(line))
             yielding = line.queue.yielding_to(ticket)
             if not yielding:
                 raise QueueFull(retry_after=wait_s)
@@ -335,13 +336,23 @@ class Admission:
     def wait_for(self, ticket: Ticket) -> float:
         """How long a newcomer like this would wait, as far as can be known."""
         line = self.line(ticket.call.model)
-        ahead = len(line.returning) + line.queue.ahead_of(ticket)
-        return line.rate.wait_for(ahead, self._fleet.slots(ticket.call.model))
+        return self._wait_s(ticket.call.model, len(line.returning) + line.queue.ahead_of(ticket))
+
+    def too_late(self, ticket: Ticket) -> WouldMissDeadline:
+        """Its time is over, and its turn has not come."""
+        text = STILL_LOADING if ticket.call.model in self._fleet.coming else None
+        return WouldMissDeadline(text, code="model_loading" if text else None, retry_after=self.wait_for(ticket))
 
     def part_done(self, ticket: Ticket) -> float:
         """How much of its work an engine has probably done, by the time that such calls take."""
         usual_s = self.line(ticket.call.model).rate.times_of(ticket.cost).mean_s
         return min(1.0, (self.clock() - ticket.since) / usual_s) if usual_s > 0 else 1.0
+
+    def _wait_s(self, model: str, ahead: int) -> float:
+        """For a model that is still coming, from when it may be there; where nobody can guess that, from now."""
+        ready_at = self._fleet.ready_at(model)
+        coming_s = 0.0 if ready_at is None else max(0.0, ready_at - self.clock())
+        return coming_s + self.line(model).rate.wait_for(ahead, self._fleet.slots(model))
 
     # --- room for others ----------------------------------------------------------------------------------------
 
@@ -378,7 +389,7 @@ class Admission:
 
     def _grant(self, ticket: Ticket) -> bool:
         try:
-            lease = self._fleet.lease(ticket.call, ticket.avoiding, ticket.cost)
+            lease = self._fleet.lease(ticket.call, ticket.avoiding, ticket.cost, waited=True)
         except NoReplica as error:
             ticket.refuse(error)
             return True

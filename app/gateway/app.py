@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app.clock import Clock
+from app.cluster.adapters import Adapters
 from app.cluster.fleet import Fleet
 from app.cluster.launchers.local import OnProgress
+from app.cluster.members import Members, Pace
 from app.cluster.probe import Prober
+from app.cluster.remote import ANSWER_S, RemoteWorker
+from app.cluster.seats import Seats
+from app.cluster.swap import Limits, Swaps
+from app.cluster.turn import Turn
 from app.engines.base import Engine
 from app.gateway.admin import Admin
 from app.gateway.admission import Admission, Ticket
-from app.gateway.auth import Door, KeyedDoor, OpenDoor
+from app.gateway.auth import Door, KeyedDoor, OpenDoor, SecretDoor
 from app.gateway.behind import fastapi_app
+from app.gateway.control.ancestor import ADD_WORKER, Ancestor
+from app.gateway.control.operators import Operators
 from app.gateway.dispatch import Dispatch
 from app.gateway.edge import RECORD, Edge, EdgeLimits
 from app.gateway.endpoints import PROBED, Endpoints
@@ -46,6 +54,7 @@ from app.reliability.stores.answers import AnswerStore
 from app.reliability.stores.books import Books
 from app.reliability.stores.embedded import EmbeddedAnswers
 from app.reliability.stores.redis import SharedStore, UnusableStore
+from app.reliability.stores.redis_cluster import RedisAddresses, RedisTurn
 from app.reliability.stores.redis_quota import RedisQuota
 from app.reliability.stores.shared import SharedAnswers
 from app.reliability.watch import Watch
@@ -100,15 +109,31 @@ class Gateway:
         self.admission = Admission(self.fleet, self.watch, self._line, refuses_early=settings.admission.backpressure)
         self.supply = Supply(settings, self.fleet, self.watch, self.telemetry, on_progress)
         self.supply.add(engines)
+        self.members = self._members()
+        self.swaps = self._swaps()
         self.answers = self._answers()
         self.replays = Replays(self.answers, settings.idempotency, self.watch)
         self.heartbeat = Heartbeat(clock, self.metrics.loop_lag if self.metrics else lambda seconds: None)
         self.internal = self._internal()
+        adapters = Adapters(self.members)
         endpoints = Endpoints(
-            self.fleet, self.admission, self.replays, self.metrics, clock, VERSION, clock(), int(_unix_now())
+            self.fleet,
+            self.admission,
+            self.replays,
+            self.metrics,
+            clock,
+            VERSION,
+            clock(),
+            int(_unix_now()),
+            adapters.parent_of,
         )
-        admin = Admin(self.books)
-        behind = fastapi_app(endpoints, admin, self._lifespan)
+        drain_s = settings.cluster.drain_s
+        beside = (
+            Admin(self.books),
+            Ancestor(self.members, self.swaps),
+            Operators(self.members, self.swaps, adapters, self.fleet, clock, drain_s),
+        )
+        behind = fastapi_app(endpoints, [each.router() for each in beside], self._lifespan)
         if self.tracer is not None:
             self._instrument(behind, self.tracer)
         self.app = Edge(
@@ -119,7 +144,7 @@ class Gateway:
             self.telemetry,
             self.watch,
             self._edge_limits(),
-            endpoints.paths | admin.paths,
+            endpoints.paths.union(*(each.paths for each in beside)),
             None if self.tracer is None else self.tracer.begin,
         )
         if self.metrics is not None:
@@ -139,11 +164,14 @@ class Gateway:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """What runs for as long as the server does. Engines go last: what still runs at the end runs on them."""
         try:
-            async with self.supply.started(), self._loops(), self._internally():
-                _leave_what_stays_to_the_end()
-                async with self.replays.running(self.settings.listen.drain_s):
-                    yield
+            async with self.supply.started():
+                await self.members.look_first()
+                async with self._loops(), self._internally():
+                    _leave_what_stays_to_the_end()
+                    async with self.replays.running(self.settings.listen.drain_s):
+                        yield
         finally:
+            await self.members.aclose()
             await self.answers.aclose()
             await self.books.aclose()
             if self.store is not None:
@@ -155,6 +183,7 @@ class Gateway:
     @asynccontextmanager
     async def _loops(self) -> AsyncIterator[None]:
         loops = [self.heartbeat.run, self.watch.run, self.prober.run, self.books.run, self.answers.run]
+        loops += [self.members.run, self.swaps.run]
         if self.tenants is not None:
             loops.append(self.tenants.run)
         if self.store is not None:
@@ -187,16 +216,39 @@ class Gateway:
         self.telemetry.note(TenantsRead(len(roster.tenants), len(roster.keys), refused=problem is not None))
 
     def _door(self) -> Door:
-        if self.tenants is None:
-            return OpenDoor(beyond_loopback=self.settings.listen.allow_anonymous)
-        return KeyedDoor(self.tenants.directory, FailedLogins(self.clock))
+        failed_logins = FailedLogins(self.clock)
+        door: Door = OpenDoor(beyond_loopback=self.settings.listen.allow_anonymous)
+        if self.tenants is not None:
+            door = KeyedDoor(self.tenants.directory, failed_logins)
+        secret = self.settings.cluster.secret
+        return door if secret is None else SecretDoor(door, secret.get_secret_value(), failed_logins)
+
+    def _members(self) -> Members:
+        cluster, slots = self.settings.cluster, self.settings.admission.slots
+        secret = cluster.secret.get_secret_value() if cluster.secret is not None else None
+        members = Members(
+            Seats(self.fleet, self.clock, self.supply.replica, self.prober.look, slots),
+            self.telemetry,
+            self.clock,
+            Pace(cluster.heartbeat_s, cluster.lease_s),
+            lambda address: RemoteWorker(address, secret, answer_s=min(ANSWER_S, cluster.lease_s / 2)),
+            None if self.store is None else RedisAddresses(self.store),
+        )
+        for url in cluster.worker_urls:
+            members.know(url)
+        return members
+
+    def _swaps(self) -> Swaps:
+        limits = Limits(self.settings.cluster.drain_s, self.settings.engine.start_timeout_s)
+        turn = Turn(None if self.store is None else RedisTurn(self.store))
+        return Swaps(self.members, self.telemetry, self.clock, limits, turn)
 
     def _telemetry(self) -> list[Telemetry]:
         logs = self.settings.logs
         as_json = logs.format == "json" or (logs.format == "auto" and not sys.stderr.isatty())
         backends: list[Telemetry] = [each for each in (self.metrics, self.tracer) if each is not None]
         if logs.level in ("debug", "info"):
-            unlogged = () if logs.level == "debug" else PROBED
+            unlogged = () if logs.level == "debug" else PROBED | {ADD_WORKER}
             backends.append(RequestLog(self.log, as_json=as_json, unlogged=unlogged))
         return backends
 

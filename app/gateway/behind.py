@@ -1,15 +1,14 @@
 """The FastAPI application behind the edge: docs, models, health, metrics, and errors in one shape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app.errors import GatewayError, InvalidRequest, Unforeseen, UnknownPath, WrongMethod
-from app.gateway.admin import Admin
 from app.gateway.answers import headers_of
 from app.gateway.endpoints import Endpoints
 from app.gateway.openapi import with_hot_paths
@@ -18,7 +17,7 @@ from app.wire.errors import error_json, row_of
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def fastapi_app(endpoints: Endpoints, admin: Admin, lifespan: Lifespan) -> FastAPI:
+def fastapi_app(endpoints: Endpoints, others: Iterable[APIRouter], lifespan: Lifespan) -> FastAPI:
     app = FastAPI(
         title="gllm",
         version=endpoints.version,
@@ -27,7 +26,8 @@ def fastapi_app(endpoints: Endpoints, admin: Admin, lifespan: Lifespan) -> FastA
         redirect_slashes=False,
     )
     app.include_router(endpoints.router())
-    app.include_router(admin.router())
+    for router in others:
+        app.include_router(router)
     app.add_exception_handler(GatewayError, _answer)
     app.add_exception_handler(HTTPException, _answer)
     app.add_exception_handler(RequestValidationError, _answer)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from app.errors import (
     WrongMethod,
 )
 from app.gateway.answers import Answer, EventStream, Send, send_error
-from app.gateway.auth import TENANT, Door, check_allowed
+from app.gateway.auth import TENANT, Door, check_allowed, commands_workers
 from app.gateway.endpoints import PROBED
 from app.gateway.intake import Headers, Intake, check_media_type
 from app.gateway.lifeline import Connection, Lifeline, Receive
@@ -44,6 +44,7 @@ log = logging.getLogger("gllm")
 
 Scope = dict[str, Any]
 
+Admit = Callable[[Mapping[str, Any], Headers], Tenant]
 BeginTrace = Callable[[Trace | None, str], Trace]
 """A place in the trace for a request of this name, below its caller's."""
 
@@ -147,7 +148,7 @@ class Edge:
         """Every error of the way is answered here, once."""
         out = Answer(send, client, record, self._clock, self._limits.write_timeout_s)
         try:
-            tenant = self._admit(scope, headers, record)
+            tenant = self._admit(scope, headers, record, self._door.admit)
             self._check_head(scope, headers)
             body = await client.body(self._limits.max_body_bytes, self._limits.body_timeout_s)
             call = self._intake.call(route, record.id, body, headers, record.began, tenant, record.trace)
@@ -181,7 +182,9 @@ class Edge:
             await send(message)
 
         try:
-            scope[TENANT], scope[RECORD] = self._admit(scope, headers, record), record
+            commands = commands_workers(scope["path"])
+            admit = self._door.admit_commander if commands else self._door.admit
+            scope[TENANT], scope[RECORD] = self._admit(scope, headers, record, admit), record
             await self._behind(scope, receive, told)  # type: ignore[arg-type]  # one ASGI, two spellings of its types
         except GatewayError as error:
             _failed(record, error)
@@ -192,10 +195,10 @@ class Edge:
             if record.status == 0:
                 await send_error(send, Unforeseen(), record, close=True)
 
-    def _admit(self, scope: Scope, headers: Headers, record: Record) -> Tenant:
+    def _admit(self, scope: Scope, headers: Headers, record: Record, admit: Admit) -> Tenant:
         if len(headers) != len(scope["headers"]):
             _check_doubles([name for name, _ in scope["headers"]])
-        tenant = self._door.admit(scope, headers)
+        tenant = admit(scope, headers)
         record.tenant = tenant.name
         check_allowed(tenant, scope["path"])
         return tenant

@@ -30,6 +30,8 @@ class Model(BaseModel):
     created: int
     owned_by: str = "gllm"
     max_model_len: int | None
+    parent: str | None = None
+    """Of an adapter: the model that it is on top of."""
 
 
 class Models(BaseModel):
@@ -64,6 +66,7 @@ class Endpoints:
     version: str
     began: float
     began_unix: int
+    parent_of: Callable[[str], str | None] = lambda name: None
 
     def router(self) -> APIRouter:
         router = APIRouter()
@@ -123,7 +126,7 @@ class Endpoints:
         if status != "healthy":
             response.status_code = 503
         tenant = tenant_of(request)
-        models = [name for name in self.fleet.models if tenant.may_use(name)]
+        models = [name for name in self.fleet.served if tenant.may_use(name)]
         replicas = self.fleet.replicas if tenant.admin else []
         return Health(
             status=status,
@@ -133,7 +136,7 @@ class Endpoints:
             uptime=round(self.clock() - self.began, 3),
             requests_total=self.admission.entered,
             requests_active=self.admission.inside,
-            replicas={replica.name: replica.state.value for replica in replicas},
+            replicas={replica.name: replica.standing for replica in replicas},
         )
 
     def _status(self) -> Literal["healthy", "starting", "unhealthy", "draining"]:
@@ -142,7 +145,7 @@ class Endpoints:
         if self.fleet.ready:
             return "healthy"
         starting = any(replica.state is State.STARTING for replica in self.fleet.replicas)
-        return "starting" if starting else "unhealthy"
+        return "starting" if starting or self.fleet.coming else "unhealthy"
 
     async def metrics_page(self, request: Request) -> Response:
         if self.metrics is None:
@@ -156,15 +159,16 @@ class Endpoints:
 
     async def models(self, request: Request) -> Models:
         tenant = tenant_of(request)
-        return Models(data=[self._model(name) for name in self.fleet.models if tenant.may_use(name)])
+        return Models(data=[self._model(name) for name in self.fleet.served if tenant.may_use(name)])
 
     async def model(self, model: str, request: Request) -> Model:
-        if model not in self.fleet.models or not tenant_of(request).may_use(model):
+        if model not in self.fleet.served or not tenant_of(request).may_use(model):
             raise UnknownModel(param="model")
         return self._model(model)
 
     def _model(self, name: str) -> Model:
-        return Model(id=name, created=self.began_unix, max_model_len=self.fleet.models[name])
+        length = self.fleet.models[name]
+        return Model(id=name, created=self.began_unix, max_model_len=length, parent=self.parent_of(name))
 
 
 def tenant_of(request: Request) -> Tenant:

@@ -1,4 +1,4 @@
-"""Where replicas come from: the servers of others that the settings name, or engines that are ours to start."""
+"""Where replicas come from: servers of others that the settings name, engines that are ours to start, or workers."""
 
 import signal
 from collections.abc import AsyncIterator, Mapping
@@ -12,7 +12,7 @@ from app.cluster.replica import Replica
 from app.engines.base import Engine
 from app.engines.http import HttpEngine
 from app.engines.http import Timeouts as EngineTimeouts
-from app.reliability.circuit import Circuit
+from app.reliability.circuit import Circuit, CircuitState
 from app.reliability.limit import AdaptiveLimit
 from app.reliability.watch import Watch
 from app.settings import Settings
@@ -46,11 +46,15 @@ class Supply:
         for name, engine in engines.items():
             self._fleet.add(self._replica(name, engine))
 
+    def replica(self, name: str, url: str) -> Replica:
+        """Of an engine that somebody else looks after."""
+        return self._replica(name, self._http_engine(url))
+
     @asynccontextmanager
     async def started(self) -> AsyncIterator[None]:
         """Ours, if there are no others. Whatever answers in the end, its connections are given back."""
         try:
-            if self._fleet.replicas:
+            if self._fleet.replicas or self._settings.engine.type == "workers":
                 yield
             else:
                 async with self._launcher() as launcher:
@@ -86,11 +90,17 @@ class Supply:
             routing.circuit_pause_s,
             LONGEST_PAUSES * routing.circuit_pause_s,
             self._clock,
-            lambda state: self._telemetry.note(CircuitChanged(name, state.value)),
+            lambda state: self._circuit_changed(replica, state),
         )
         reserved = int(admission.slots * admission.interactive_share) if admission.backpressure else 0
         limit = AdaptiveLimit(admission.slots, 1, ADAPTED * admission.slots) if admission.adaptive else None
-        return Replica(name, engine, slots=admission.slots, reserved=reserved, circuit=circuit, limit=limit)
+        replica = Replica(name, engine, slots=admission.slots, reserved=reserved, circuit=circuit, limit=limit)
+        return replica
+
+    def _circuit_changed(self, replica: Replica, state: CircuitState) -> None:
+        """Of one that is gone nothing is told: its name may stand for another one."""
+        if self._fleet.find(replica.name) is replica:
+            self._telemetry.note(CircuitChanged(replica.name, state.value))
 
     def _http_engine(self, url: str) -> HttpEngine:
         limits = self._settings.timeouts

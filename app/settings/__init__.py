@@ -7,6 +7,7 @@ Flat names outside (`CONNECT_TIMEOUT=5` in the environment or in `.env`), a bran
 from app.settings.reading import BadSetting
 from app.settings.tree import (
     Admission,
+    Cluster,
     Edge,
     Engine,
     Idempotency,
@@ -23,6 +24,7 @@ from app.settings.tree import (
 __all__ = [
     "Admission",
     "BadSetting",
+    "Cluster",
     "Edge",
     "Engine",
     "Idempotency",

@@ -42,6 +42,36 @@ class EngineChanged:
 
 
 @dataclass(frozen=True)
+class WorkerChanged:
+    """A worker, as this gateway sees it. Beside the worker's own states there are `lost`, for one that does not
+    answer, and `forgotten`, for one that is not looked at any more."""
+
+    worker: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SwapBegan:
+    """Workers are told to serve another model."""
+
+    id: str
+    model: str
+    workers: int
+
+
+@dataclass(frozen=True)
+class SwapEnded:
+    """`outcome`: `done`, `failed` or `cancelled`. Unless it is done, those that changed serve again what they did."""
+
+    id: str
+    model: str
+    outcome: str
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class TenantsRead:
     """The file of tenants has changed. Refused, it changes nothing: what was read before is in force."""
 
@@ -67,7 +97,16 @@ class CollectorChanged:
 
 
 Event = (
-    EngineErrorSeen | ReplicaChanged | CircuitChanged | EngineChanged | TenantsRead | StoreChanged | CollectorChanged
+    EngineErrorSeen
+    | ReplicaChanged
+    | CircuitChanged
+    | EngineChanged
+    | WorkerChanged
+    | SwapBegan
+    | SwapEnded
+    | TenantsRead
+    | StoreChanged
+    | CollectorChanged
 )
 
 

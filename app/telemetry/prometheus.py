@@ -25,12 +25,16 @@ from app.telemetry.base import (
     Event,
     ReplicaChanged,
     StoreChanged,
+    SwapBegan,
+    SwapEnded,
     TenantsRead,
+    WorkerChanged,
 )
 from app.telemetry.record import Reason, Record
 
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 LATENCIES = (0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 5, 10, 30, 60)
+SWAPS = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 TOKENS = (10, 50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -114,6 +118,13 @@ class Metrics:
             ["replica"],
             registry=registry,
         )
+        self._workers = Gauge("gllm_workers", "Workers by the state they are in", ["state"], registry=registry)
+        self._worker_states: dict[str, str] = {}
+        self._swaps = Counter("gllm_swaps", "Changes of models by how they ended", ["outcome"], registry=registry)
+        self._swap_running = Gauge("gllm_swap_running", "Changes of models that are carried out now", registry=registry)
+        self._swap_took = Histogram(
+            "gllm_swap_duration_seconds", "How long changes of models took", buckets=SWAPS, registry=registry
+        )
         self._ttft = latency.labels("ttft")
         self._total = latency.labels("total")
         self._outcomes = {outcome: outcomes.labels(outcome.value) for outcome in Outcome}
@@ -175,10 +186,25 @@ class Metrics:
                 self._circuits.labels(replica).set(state != "closed")
             case EngineChanged():
                 pass  # it shows as its replica's state
+            case WorkerChanged(worker=worker, state=state):
+                self._worker_became(worker, state)
+            case SwapBegan():
+                self._swap_running.inc()
+            case SwapEnded(outcome=outcome, seconds=seconds):
+                self._swap_running.dec()
+                self._swaps.labels(outcome).inc()
+                self._swap_took.observe(seconds)
             case CollectorChanged():
                 pass  # it shows as spans that are dropped
             case StoreChanged(available=available):
                 self._store_up().set(available)
+
+    def _worker_became(self, worker: str, state: str) -> None:
+        if before := self._worker_states.pop(worker, ""):
+            self._workers.labels(before).dec()
+        if state != "forgotten":
+            self._worker_states[worker] = state
+            self._workers.labels(state).inc()
 
     def _store_gauge(self) -> Gauge:
         """Only where there is a store: a gauge that is 0 because nothing was set would raise an alarm."""

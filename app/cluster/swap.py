@@ -1,0 +1,421 @@
+"""Another model on several workers, as one transaction (docs/adr/0018): round by round, all of them or none.
+
+Each worker is a transaction of its own: it returns by itself to what it served. So whatever becomes of the gateway that
+gives the orders, every worker ends with one model or the other.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from app.clock import Clock
+from app.cluster.control import Order, Released, Status, WorkerState
+from app.cluster.member import EVERYWHERE, Member, names_of
+from app.cluster.members import Members
+from app.cluster.plan import Candidate, Rounds, chosen_of, rounds_of
+from app.cluster.progress import ENDED, Account, Feed, Outcome, Step
+from app.cluster.turn import Turn
+from app.errors import ClusterError, LoadFailed, LoadInProgress
+from app.telemetry.base import SwapBegan, SwapEnded, Telemetry
+
+log = logging.getLogger("gllm")
+
+SLACK_S = 60.0
+"""Beyond the time for draining and for loading: an engine is stopped, and tried."""
+TAIL_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be served, where, and how gently."""
+
+    order: Order
+    workers: tuple[str, ...] | None = None
+    """By name; `None`: all."""
+    count: int | None = None
+    """So many of them, whichever costs least."""
+    floor: int | None = None
+    """Replicas that go on serving at any time."""
+    drain_s: float | None = None
+    force: bool = False
+    """Also where it is served already."""
+
+    @property
+    def everywhere(self) -> bool:
+        return self.workers is None and self.count is None
+
+
+@dataclass(frozen=True)
+class Limits:
+    drain_s: float
+    """Unless a wish says otherwise."""
+    load_s: float
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A worker that has taken our order, and what there was before."""
+
+    member: Member
+    since: Status
+    before: Status
+
+
+class Swap:
+    def __init__(self, wish: Wish, rounds: Rounds, members: Members, limits: Limits, clock: Clock) -> None:
+        self.id = wish.order.id
+        self.wish = wish
+        self.rounds = rounds
+        self.outcome = Outcome.RUNNING
+        self.feed = Feed()
+        self._members = members
+        self._clock = clock
+        self._began = clock()
+        self._seconds: float | None = None
+        self._drain_s = limits.drain_s if wish.drain_s is None else wish.drain_s
+        self._limit_s = self._drain_s + limits.load_s + SLACK_S
+        self._changed: list[Changed] = []
+        self._failure: LoadFailed | None = None
+        self._failed = ""
+        self._block: asyncio.Timeout | None = None
+        self._given_up: str | None = None
+        self._gives_back = True
+        for name in (name for each in rounds for name in each):
+            self.feed.tell(Step(worker=name, step="waiting"))
+
+    @property
+    def running(self) -> bool:
+        return self._seconds is None
+
+    @property
+    def failure(self) -> LoadFailed | None:
+        """Why it is not done, once it is over."""
+        return self._failure
+
+    def account(self) -> Account:
+        failure = self._failure
+        return Account(
+            id=self.id,
+            model=self.wish.order.model,
+            names=names_of(self.wish.order),
+            outcome=self.outcome,
+            rounds=self.rounds,
+            seconds=round(self._clock() - self._began if self._seconds is None else self._seconds, 3),
+            workers=tuple(self.feed.steps.values()),
+            worker=self._failed,
+            reason="" if failure is None else failure.message,
+            tail=() if failure is None else failure.tail,
+        )
+
+    def give_up(self, reason: str, *, gives_back: bool = True) -> None:
+        """It is not wanted any more. `gives_back`: those that have changed get back what they served."""
+        if self._given_up is None and self.outcome is Outcome.RUNNING:
+            self._given_up, self._gives_back = reason, gives_back
+            if self._block is not None:
+                self._block.reschedule(0.0)
+
+    async def run(self) -> None:
+        """Returns when it is over, one way or the other."""
+        try:
+            await self._forward()
+            self.outcome = Outcome.DONE
+        except ClusterError as error:
+            await self._back(error)
+        except Exception:
+            log.exception("the change of models %s failed unforeseen", self.id)
+            await self._back(LoadFailed("It failed for a reason that nobody foresaw: the gateway's log has it."))
+        finally:
+            self._seconds = self._clock() - self._began
+            self.feed.close()
+
+    # --- forward --------------------------------------------------------------------------------------------------
+
+    async def _forward(self) -> None:
+        try:
+            async with asyncio.timeout(None) as self._block:
+                if self._given_up is not None:
+                    raise TimeoutError
+                for names in self.rounds:
+                    await _together(self._change(name) for name in names)
+        except TimeoutError:
+            raise LoadFailed(self._given_up) from None
+        finally:
+            self._block = None
+
+    async def _change(self, name: str) -> None:
+        try:
+            member = self._members.reached(name)
+            assert member.status is not None
+            before = member.status
+            since = await self._give(member, self.wish.order, force=self.wish.force)
+            if not self.wish.force and since.state is WorkerState.READY and _alike(since, self.wish.order):
+                self._tell(member, "ready")
+                return
+            self._changed.append(Changed(member, since, before))
+            await self._until_served(member, self.wish.order, since)
+            self._tell(member, "ready")
+        except ClusterError as error:
+            self._failed = self._failed or name
+            self.feed.tell(Step(worker=name, step="failed", said=error.message))
+            raise
+
+    async def _give(self, member: Member, order: Order, *, force: bool) -> Status:
+        """An order that was said twice, because the first answer was lost, is in progress already: that is well."""
+        try:
+            return await member.worker.load(order, drain_s=self._drain_s, force=force)
+        except LoadInProgress:
+            status = await member.worker.status()
+            if _is_about(status, order):
+                return status
+            raise LoadFailed(f"{member.name} is carrying out another order.") from None
+
+    async def _until_served(self, member: Member, order: Order, since: Status) -> None:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                while not self._is_served(member, order, since):
+                    await member.news()
+        except TimeoutError:
+            raise LoadFailed(f"{member.name} was not ready after {self._limit_s:g} s.") from None
+
+    def _is_served(self, member: Member, order: Order, since: Status) -> bool:
+        """Raises where it never will be."""
+        status = member.status
+        if status is None or not member.present:
+            raise LoadFailed(f"{member.name} is {member.state} since it was told. {member.reason}".strip())
+        if status.life != since.life:
+            raise LoadFailed(f"{member.name} was started anew while it loaded.")
+        if status.version < since.version:
+            return False
+        if status.state is WorkerState.READY and _is_about(status, order):
+            return member.replica is None or member.answers
+        if status.failure is not None and _is(status.failure.order, order):
+            raise LoadFailed(status.failure.reason, tail=status.failure.tail)
+        if status.state is WorkerState.FAILED:
+            raise LoadFailed(status.reason or f"{member.name} has failed.")
+        if status.state is WorkerState.EMPTY:
+            raise LoadFailed(f"{member.name} was told to give its GPUs back.")
+        self._tell(member)
+        return False
+
+    # --- back -----------------------------------------------------------------------------------------------------
+
+    async def _back(self, error: ClusterError) -> None:
+        self._failure = error if isinstance(error, LoadFailed) else LoadFailed(error.message)
+        ended = Outcome.FAILED if self._given_up is None else Outcome.CANCELLED
+        self._members.expect(None)
+        if self._gives_back:
+            self.outcome = Outcome.RETURNING
+            at_once = max(map(len, self.rounds), default=1)
+            changed = sorted(self._changed, key=lambda each: each.member.ready)
+            for start in range(0, len(changed), at_once):
+                await _together(self._return(each) for each in changed[start : start + at_once])
+        self.outcome = ended
+
+    async def _return(self, changed: Changed) -> None:
+        """What cannot be given back is said, and no reason to leave the others as they are."""
+        member = changed.member
+        try:
+            async with asyncio.timeout(2 * self._limit_s):
+                await self._give_back(changed)
+        except (ClusterError, TimeoutError) as error:
+            text = error.message if isinstance(error, ClusterError) else "It took too long."
+            log.warning("worker %s could not be given back what it served: %s", member.name, text)
+            self.feed.tell(Step(worker=member.name, step="left", said=text))
+        else:
+            self.feed.tell(Step(worker=member.name, step="returned"))
+
+    async def _give_back(self, changed: Changed) -> None:
+        member, former = changed.member, _served_in(changed.before)
+        status = await self._settled(changed)
+        if former is None:
+            if status.state is not WorkerState.EMPTY:
+                await member.worker.release(drain_s=self._drain_s)
+            return
+        if status.state is not WorkerState.READY or not _is_about(status, former):
+            since = await self._give(member, former, force=False)
+            await self._until_served(member, former, since)
+            for adapter in changed.before.adapters:
+                await member.worker.put_adapter(adapter)
+
+    async def _settled(self, changed: Changed) -> Status:
+        """It has failed and returned by itself; or it has loaded; or is made to give it up, but not before what runs
+        has had its time: an engine that loads has nothing to lose."""
+        member = changed.member
+        while True:
+            status = await member.worker.status()
+            returning = status.failure is not None and _is(status.failure.order, self.wish.order)
+            if status.life != changed.since.life or status.state not in (WorkerState.DRAINING, WorkerState.LOADING):
+                return status
+            if status.state is WorkerState.LOADING and not returning:
+                await member.worker.release(drain_s=0.0)
+                return await member.worker.status()
+            await member.news()
+
+    def _tell(self, member: Member, step: str = "") -> None:
+        progress = member.status.progress if member.status is not None else None
+        if progress is not None and not step:
+            self.feed.tell(Step(worker=member.name, step=progress.step, part=progress.part, said=progress.said))
+        elif step or member.state != "ready":
+            self.feed.tell(Step(worker=member.name, step=step or member.state))
+
+
+class Swaps:
+    """At most one at a time."""
+
+    def __init__(self, members: Members, telemetry: Telemetry, clock: Clock, limits: Limits, turn: Turn) -> None:
+        self.latest: Swap | None = None
+        """The one that is carried out, or was last."""
+        self._members = members
+        self._telemetry = telemetry
+        self._clock = clock
+        self._limits = limits
+        self._turn = turn
+        self._tasks: asyncio.TaskGroup | None = None
+        members.at_rest = turn.is_free
+
+    async def run(self) -> None:
+        """As long as the gateway does: whoever asked for a swap may hang up meanwhile."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                await asyncio.Event().wait()
+        finally:
+            self._tasks = None
+
+    async def begin(self, wish: Wish) -> Swap:
+        """`LoadInProgress` while another is carried out; `NoWorkers` where nobody is there to do it."""
+        assert self._tasks is not None, "swaps are carried out while `run` does"
+        wish = _named(wish)
+        await self._turn.take()
+        try:
+            if wish.everywhere:
+                self._members.wish(wish.order if not self._members.present else None)
+            swap = self._planned(wish)
+            self._members.expect(wish.order, sum(map(len, swap.rounds)))
+        except BaseException:
+            await self._turn.free()
+            raise
+        self.latest = swap
+        self._telemetry.note(SwapBegan(swap.id, wish.order.model, sum(map(len, swap.rounds))))
+        self._tasks.create_task(self._carry_out(swap))
+        return swap
+
+    async def cancel(self, *, gives_back: bool = True) -> Swap | None:
+        """Returns when it is over."""
+        swap = self.latest
+        if swap is not None and swap.running:
+            swap.give_up("The change of models was cancelled.", gives_back=gives_back)
+            await swap.feed.ended()
+        return swap
+
+    async def release_all(self, drain_s: float | None = None) -> dict[str, Released | ClusterError]:
+        """What is being loaded is given up."""
+        await self.cancel(gives_back=False)
+        await self._turn.take()
+        try:
+            self._members.wish(None)
+            limit_s = self._limits.drain_s if drain_s is None else drain_s
+            names = [each.name for each in self._members.present]
+            ended = await asyncio.gather(*(self._released(name, limit_s) for name in names))
+            return dict(zip(names, ended, strict=True))
+        finally:
+            await self._turn.free()
+
+    async def _released(self, name: str, drain_s: float) -> Released | ClusterError:
+        try:
+            return await self._members.release(name, drain_s)
+        except ClusterError as error:
+            return error
+
+    def _planned(self, wish: Wish) -> Swap:
+        present = [_candidate(each, wish) for each in self._members.present]
+        serving = sum(each.serving for each in present)
+        if wish.workers is not None:
+            names = {self._members.reached(name).name for name in wish.workers}
+            present = [each for each in present if each.name in names]
+        chosen = chosen_of(present, wish.count)
+        rounds = rounds_of([each for each in chosen if not each.done], serving, wish.floor)
+        swap = Swap(wish, rounds, self._members, self._limits, self._clock)
+        for each in chosen:
+            if each.done:
+                swap.feed.tell(Step(worker=each.name, step="skipped", said="It serves it already."))
+        return swap
+
+    async def _carry_out(self, swap: Swap) -> None:
+        try:
+            async with asyncio.TaskGroup() as beside:
+                keeping = beside.create_task(self._keep_turn(swap))
+                await swap.run()
+                keeping.cancel()
+        finally:
+            self._members.expect(None)
+            await self._turn.free()
+            failure = swap.failure
+            outcome = swap.outcome if swap.outcome in ENDED else Outcome.CANCELLED
+            reason = failure.message if failure is not None else ""
+            seconds = swap.account().seconds
+            self._telemetry.note(SwapEnded(swap.id, swap.wish.order.model, outcome.value, seconds, reason))
+
+    async def _keep_turn(self, swap: Swap) -> None:
+        await self._turn.keep()
+        swap.give_up("Another gateway has begun a change of models.")
+
+
+def explained(failure: LoadFailed) -> LoadFailed:
+    """With the engine's last lines in its text."""
+    said = "".join(f"\n  | {line}" for line in failure.tail[-TAIL_SHOWN:])
+    return LoadFailed(failure.message + said, tail=failure.tail)
+
+
+def _candidate(member: Member, wish: Wish) -> Candidate:
+    return Candidate(member.name, serving=member.ready, done=not wish.force and member.serves(wish.order))
+
+
+def _named(wish: Wish) -> Wish:
+    """Its order with an id, to know it again in a worker's words."""
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    name = f"{EVERYWHERE if wish.everywhere else 'some-'}{moment}-{secrets.token_hex(4)}"
+    order = msgspec.structs.replace(wish.order, id=name)
+    return Wish(order, wish.workers, wish.count, wish.floor, wish.drain_s, wish.force)
+
+
+def _served_in(before: Status) -> Order | None:
+    return None if before.state in (WorkerState.EMPTY, WorkerState.FAILED) else before.order
+
+
+def _is(one: Order, other: Order) -> bool:
+    return one.id == other.id if other.id else one == other
+
+
+def _is_about(status: Status, order: Order) -> bool:
+    return status.order is not None and _is(status.order, order)
+
+
+def _alike(status: Status, order: Order) -> bool:
+    """It says that there is nothing to do for it."""
+    return status.order is not None and status.order.model == order.model
+
+
+async def _together(works: Iterable[Awaitable[None]]) -> None:
+    """All at once. The first that fails ends the others, and is told."""
+    failures: list[ClusterError] = []
+
+    async def guarded(work: Awaitable[None]) -> None:
+        try:
+            await work
+        except ClusterError as error:
+            failures.append(error)
+            raise
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for work in works:
+                tasks.create_task(guarded(work))
+    except* ClusterError:
+        pass
+    if failures:
+        raise failures[0]

@@ -1,0 +1,1 @@
+"""What commands workers: GLLM's three endpoints, and those for operators."""

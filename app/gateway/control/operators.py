@@ -1,0 +1,161 @@
+"""What operators ask of workers and tell them, under `/admin`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app.clock import Clock
+from app.cluster.adapters import Adapters
+from app.cluster.control import Adapter
+from app.cluster.fleet import Fleet
+from app.cluster.members import Members
+from app.cluster.swap import Swap, Swaps, explained
+from app.errors import LoadInProgress, UnknownPath
+from app.gateway.control.bodies import Model, NewAdapter, Release, answer, read
+from app.gateway.control.pages import Models, Served, Workers, news_of, row_of, rows_of
+from app.gateway.endpoints import READING
+from app.wire.sse import event
+
+MODELS, WORKERS, SWAP, ADAPTERS = "/admin/models", "/admin/workers", "/admin/swap", "/admin/adapters"
+ONE = WORKERS + "/{name}"
+
+EVENTS = "text/event-stream"
+KEEP_ALIVE_S = 15.0
+"""A model may load for long in silence; what stands between us and the client takes that for death."""
+MOST_LINES = 10_000
+COME_AGAIN_S = 5.0
+
+
+@dataclass(frozen=True)
+class Operators:
+    members: Members
+    swaps: Swaps
+    adapters: Adapters
+    fleet: Fleet
+    clock: Clock
+    drain_s: float
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return frozenset((MODELS, WORKERS, SWAP, ADAPTERS))
+
+    def router(self) -> APIRouter:
+        router = APIRouter(include_in_schema=False)
+        table: list[tuple[str, Callable[..., Any], list[str]]] = [
+            (MODELS, self.models, READING),
+            (MODELS, self.load, ["POST"]),
+            (SWAP, self.swap, READING),
+            (SWAP, self.cancel, ["DELETE"]),
+            (WORKERS, self.workers, READING),
+            (ONE, self.worker, READING),
+            (ONE + "/drain", self.drain, ["POST"]),
+            (ONE + "/admit", self.admit, ["POST"]),
+            (ONE + "/release", self.release, ["POST"]),
+            (ONE + "/logs", self.logs, ["GET"]),
+            (ADAPTERS, self.put_adapter, ["POST"]),
+            (ADAPTERS + "/{name:path}", self.drop_adapter, ["DELETE"]),
+        ]
+        for path, endpoint, methods in table:
+            router.add_api_route(path, endpoint, methods=methods)
+        return router
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    async def models(self) -> Response:
+        latest = self.swaps.latest
+        served = tuple(self._served(name) for name in self.fleet.models)
+        return answer(Models(served, self.members.current, None if latest is None else latest.account()))
+
+    async def load(self, request: Request) -> Response:
+        """Carried out whether anybody waits for it or not."""
+        body = await read(request, Model)
+        swap = await self.swaps.begin(body.wish)
+        if EVENTS in request.headers.get("accept", ""):
+            return StreamingResponse(self._news(swap), media_type=EVENTS, headers={"cache-control": "no-store"})
+        if not body.wait:
+            return answer(swap.account(), 202)
+        await swap.feed.ended()
+        if swap.failure is not None:
+            raise explained(swap.failure)
+        return answer(swap.account())
+
+    async def swap(self) -> Response:
+        if self.swaps.latest is None:
+            raise UnknownPath("No models were changed since this gateway started.")
+        return answer(self.swaps.latest.account())
+
+    async def cancel(self) -> Response:
+        """Answered when all serve again what they did."""
+        swap = await self.swaps.cancel()
+        if swap is None:
+            raise UnknownPath("No models were changed since this gateway started.")
+        return answer(swap.account())
+
+    async def _news(self, swap: Swap) -> AsyncIterator[bytes]:
+        seen = 0
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_S):
+                    seen, steps = await swap.feed.after(seen)
+            except TimeoutError:
+                yield b": it goes on\n\n"
+                continue
+            if not steps:
+                break
+            for step in steps:
+                yield event(news_of(swap, step, self.members, self.clock))
+        yield event(news_of(swap, None, self.members, self.clock))
+
+    def _served(self, name: str) -> Served:
+        parent = self.adapters.parent_of(name)
+        bearing = [each for each in self.members.present if each.status and name in each.status.names]
+        if parent is not None:
+            bearing = [each for each in self.members.present if each.bears(name)]
+        workers = tuple(each.name for each in bearing)
+        return Served(name, self.fleet.standing(name), workers, parent, self.fleet.models[name])
+
+    # --- workers --------------------------------------------------------------------------------------------------
+
+    async def workers(self) -> Response:
+        return answer(Workers(rows_of(self.members, self.clock)))
+
+    async def worker(self, name: str) -> Response:
+        return answer(row_of(self.members.find(name), self.clock))
+
+    async def drain(self, name: str) -> Response:
+        return answer(await self.members.reached(name).worker.drain())
+
+    async def admit(self, name: str) -> Response:
+        return answer(await self.members.reached(name).worker.admit())
+
+    async def release(self, name: str, request: Request) -> Response:
+        body = await read(request, Release, empty=Release())
+        self.members.reached(name)
+        if not await self.members.at_rest():
+            raise LoadInProgress(retry_after=COME_AGAIN_S)
+        drain_s = self.drain_s if body.drain_s is None else body.drain_s
+        return answer(await self.members.release(name, drain_s))
+
+    async def logs(
+        self, name: str, lines: Annotated[int, Query(ge=0, le=MOST_LINES)] = 100, follow: bool = False
+    ) -> Response:
+        worker = self.members.reached(name).worker
+        blocks = worker.logs(lines, follow=follow)
+        if follow:
+            await worker.status()  # what goes wrong after the head has gone out cannot be told
+            return StreamingResponse(blocks, media_type="text/plain; charset=utf-8")
+        return Response(b"".join([block async for block in blocks]), media_type="text/plain; charset=utf-8")
+
+    # --- adapters -------------------------------------------------------------------------------------------------
+
+    async def put_adapter(self, request: Request) -> Response:
+        body = await read(request, NewAdapter)
+        workers = await self.adapters.put(Adapter(name=body.name, path=body.path), body.model)
+        return answer({"name": body.name, "parent": self.adapters.parent_of(body.name), "workers": workers})
+
+    async def drop_adapter(self, name: str) -> Response:
+        return answer({"name": name, "workers": await self.adapters.drop(name)})
