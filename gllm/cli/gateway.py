@@ -52,7 +52,7 @@ class Members(msgspec.Struct, frozen=True):
     workers: tuple[Member, ...]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Load(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A model that is to be served, and by whom."""
 
     model: str
@@ -111,7 +111,7 @@ class Gateway:
 
     # --- changing -------------------------------------------------------------------------------------------------
 
-    async def load(self, wanted: Wanted) -> AsyncIterator[News]:
+    async def load(self, wanted: Load) -> AsyncIterator[News]:
         """News until it is done or has failed. Whoever stops listening does not stop it."""
         headers = {"accept": "text/event-stream"}
         async with self._stream("POST", "/admin/models", json=msgspec.to_builtins(wanted), headers=headers) as answer:

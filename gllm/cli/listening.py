@@ -1,10 +1,12 @@
 """Where the gateway of a cluster listens: GLLM's was open to everybody, ours is as open as its keys allow."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from app.cluster.launchers.plan import WILDCARDS
 from app.gateway.listener import Address, listener
 from app.settings import Settings
 from app.settings.reading import read
@@ -12,6 +14,8 @@ from app.settings.tree import branches, names_of
 from app.settings.values import is_loopback
 
 EVERYWHERE = "0.0.0.0"
+SOMEWHERE = "192.0.2.1"
+"""An address beyond this network that nobody has."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,21 @@ def listening(ip: str | None, port: int) -> Listening:
     if protected and is_loopback(inside.listen.host):
         return Listening(Settings.load(**flags, host=EVERYWHERE), kept_in=False)
     return Listening(inside, kept_in=True)
+
+
+def address_for_others(host: str, towards: str) -> str:
+    """What a machine at `towards` (HOST:PORT) is to say for this one. Nothing is sent to find out."""
+    if host not in WILDCARDS:
+        return host
+    other = towards.rpartition(":")[0] or SOMEWHERE
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(other, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)
+            found: str = probe.getsockname()[0]
+    except OSError:
+        return socket.gethostname()
+    return found
 
 
 def _given() -> dict[str, object]:

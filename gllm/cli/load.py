@@ -43,11 +43,11 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     async def loaded(gateway: Gateway) -> int:
-        from gllm.cli.gateway import Wanted
+        from gllm.cli.gateway import Load
         from gllm.cli.panel import Panel, watching
         from gllm.cli.screen import Screen
 
-        wanted = Wanted(
+        wanted = Load(
             model=args.model,
             names=tuple(args.name),
             args=args.engine_args or None,

@@ -49,4 +49,4 @@ def run(args: argparse.Namespace) -> int:
     except CannotListen as error:
         print(f"gllm: {error}", file=sys.stderr)
         return FAILED
-    return cluster.run(planned, at.settings.storage.state_dir / "logs" / "cluster")
+    return cluster.run(planned, at.settings.storage.state_dir)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gllm.cli.plan import Here, OnRay
 
 FAILED, MISUSED = 1, 2
 
@@ -27,16 +30,15 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
         required=True,
         metavar="GPUS",
         help="the GPUs, with one worker for each: 3, 0:3 (0 to 3), 0,2,5, 0:1,4:5, or several such words; "
-        "UUIDs are fine too",
+        "UUIDs are fine too. With --launcher ray: how many workers, or all, for as many as there is room for",
     )
     parser.add_argument(
         "-wp",
         "--worker-port-range-start",
         type=int,
-        required=True,
         metavar="PORT",
-        help="the first worker's; the next ones are 100 apart, each engine is 10 after its worker; a taken port is "
-        "skipped",
+        help="required unless --launcher ray; the first worker's: the next ones are 100 apart, each engine is 10 after "
+        "its worker, a taken port is skipped",
     )
     parser.add_argument(
         "--ip",
@@ -57,25 +59,60 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
         metavar="N",
         help="GPUs of each worker, over which vLLM shards its model (default: 1)",
     )
+    parser.add_argument(
+        "--launcher",
+        choices=("local", "ray"),
+        default="local",
+        help="where workers run: on this machine, or on the nodes of a Ray cluster that exists (default: local)",
+    )
+    parser.add_argument(
+        "--ray-address",
+        default="auto",
+        metavar="HOST:PORT",
+        help="the head of that cluster (default: auto, that is RAY_ADDRESS or the one of this machine's node)",
+    )
     parser.set_defaults(run=run, engine_args=())
 
 
 def run(args: argparse.Namespace) -> int:
-    from app.cluster.launchers.plan import Machine
     from app.gateway.listener import CannotListen
     from app.settings import BadSetting
-    from gllm.cli import cluster, gpus, plan
+    from gllm.cli import cluster
+    from gllm.cli.gpus import BadGpus
     from gllm.cli.listening import listening
+    from gllm.cli.plan import BadPlan
 
     try:
-        shares = gpus.workers(args.workers, args.gpus_per_worker)
+        wish = _on_ray(args) if args.launcher == "ray" else _here(args)
         at = listening(args.ip, args.port)
-        wish = plan.Wish(shares, args.worker_port_range_start, args.engine, tuple(args.engine_args))
-        planned = plan.with_workers(wish, at, args.load_model, Machine.here())
-    except (gpus.BadGpus, BadSetting, plan.BadPlan) as error:
+        plan = wish.plan(at, args.load_model)
+    except (BadGpus, BadSetting, BadPlan) as error:
         print(f"gllm: {error}", file=sys.stderr)
         return MISUSED
     except CannotListen as error:
         print(f"gllm: {error}", file=sys.stderr)
         return FAILED
-    return cluster.run(planned, at.settings.storage.state_dir / "logs" / "cluster")
+    return cluster.run(plan, at.settings.storage.state_dir)
+
+
+def _here(args: argparse.Namespace) -> Here:
+    from app.cluster.launchers.plan import Machine
+    from gllm.cli import gpus
+    from gllm.cli.plan import BadPlan, Here
+
+    shares = gpus.workers(args.workers, args.gpus_per_worker)
+    if args.worker_port_range_start is None:
+        raise BadPlan("--worker-port-range-start says where the workers listen: give the first one's port.")
+    return Here(shares, args.worker_port_range_start, args.engine, tuple(args.engine_args), Machine.here())
+
+
+def _on_ray(args: argparse.Namespace) -> OnRay:
+    from gllm.cli.plan import BadPlan, OnRay
+
+    given = " ".join(args.workers)
+    if given != "all" and not (given.isdecimal() and int(given)):
+        raise BadPlan(f"With --launcher ray, --workers is how many there shall be, or 'all', not {given!r}.")
+    if args.gpus_per_worker < 0:
+        raise BadPlan(f"--gpus-per-worker must be at least 0, not {args.gpus_per_worker}.")
+    count = None if given == "all" else int(given)
+    return OnRay(count, args.gpus_per_worker, args.ray_address, args.engine, tuple(args.engine_args))

@@ -152,6 +152,14 @@ def test_a_taken_port_of_the_gateway_is_told_before_anything_starts(gllm_of_stan
             "--workers names 3 GPUs, which cannot be shared out to workers of 2 each.",
         ),
         (["-w", "0", "--gpus-per-worker", "0"], "--gpus-per-worker must be at least 1, not 0."),
+        (
+            ["--launcher", "ray", "-w", "0:3"],
+            "With --launcher ray, --workers is how many there shall be, or 'all', not '0:3'.",
+        ),
+        (
+            ["--launcher", "ray", "-w", "0"],
+            "With --launcher ray, --workers is how many there shall be, or 'all', not '0'.",
+        ),
         (["-w", "0", "-wp", "0"], "--worker-port-range-start must be from 1 to 65535, not 0."),
         (["-w", "0", "-wp", "65530"], "No port from 65540 to 65535 is free for the engine of worker-0."),
         (["-w", "0", "-p", "70000"], "PORT must be at most 65535, not '70000'."),
