@@ -59,6 +59,7 @@ class Panel:
 
     def line(self, name: str, text: str) -> None:
         """Something that one of them said. While a terminal shows how far each is, its latest line is enough."""
+        text = text.removeprefix(f"{name}: ")  # a worker names itself, too
         if self._screen is None or not self._shown:
             self.say(text if _is_json(text) else f"{name}: {text}")
         elif lane := self._lanes.get(name):

@@ -115,5 +115,6 @@ def test_once_nobody_waits_lines_are_told() -> None:
     assert drawn.lines == [f"  worker-0  {'┄' * 24}  …", "   0 s  Loading m"]
     panel.hide()
     panel.line("worker-0", "answered")
+    panel.line("worker-0", "worker-0: engine: importing")
     panel.line("gateway", '{"event": "request"}')
-    assert drawn.lines == ["worker-0: answered", '{"event": "request"}', ""]
+    assert drawn.lines == ["worker-0: answered", "worker-0: engine: importing", '{"event": "request"}', ""]

@@ -103,7 +103,7 @@ print(response.choices[0].message.content)
 class Cluster(Server):
     """The command as a process, and what it started."""
 
-    def __init__(self, name: str, logs: Path, *args: str, workers: str = "0:1") -> None:
+    def __init__(self, name: str, logs: Path, *args: str, workers: str = "0:1", **env: str) -> None:
         self.mark = Mark()
         self.first_port = free_port() % 20_000 + 30_000
         port = free_port()
@@ -111,7 +111,7 @@ class Cluster(Server):
         argv += ["--worker-port-range-start", str(self.first_port), "--engine", "transformers", *args]
         folder = logs / name
         folder.mkdir()
-        super().__init__(name, argv, port, logs / f"{name}.log", clean_environment(**self.mark.env), folder)
+        super().__init__(name, argv, port, logs / f"{name}.log", clean_environment(**self.mark.env, **env), folder)
 
     @property
     def text(self) -> str:
@@ -146,8 +146,8 @@ class Cluster(Server):
         assert complete(self.url)
 
 
-def gllm(*words: str, url: str) -> "subprocess.CompletedProcess[str]":
-    env = clean_environment(GLLM_URL=url)
+def gllm(*words: str, url: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    env = clean_environment(GLLM_URL=url, **more)
     return subprocess.run([*GLLM_COMMAND, *words], capture_output=True, text=True, timeout=60, env=env, check=False)
 
 
@@ -283,6 +283,42 @@ def test_a_gateway_that_is_killed_comes_back_and_knows_its_workers(cluster: Clus
     cluster.kill_one("serve", "--quiet")
     cluster.await_text("gateway is back after ")
     cluster.await_whole()
+
+
+# --- who may command it ------------------------------------------------------------------------------------------
+
+
+def test_with_tenants_it_listens_to_all_and_operators_need_a_key(logs: Path, tmp_path: Path) -> None:
+    tenants = tmp_path / "tenants.toml"
+    tenants.touch()
+    made = {name: _key(tenants, name, *flags) for name, flags in {"boss": ["--admin"], "guest": []}.items()}
+    started = Cluster("keyed", logs, workers="0", TENANTS_FILE=str(tenants), CLUSTER_SECRET="of-the-cluster")
+    try:
+        started.await_text("with 1 worker and no model")
+        asked = {
+            "nobody": gllm("status", url=started.url),
+            "a stranger": gllm("status", url=started.url, GLLM_API_KEY="gllm-wrong"),
+            "a guest": gllm("status", url=started.url, GLLM_API_KEY=made["guest"]),
+            "an admin": gllm("status", url=started.url, GLLM_API_KEY=made["boss"]),
+            "the cluster": gllm("status", url=started.url, CLUSTER_SECRET="of-the-cluster"),
+        }
+        codes = {who: (done.returncode, len(done.stderr.splitlines())) for who, done in asked.items()}
+        assert codes == {
+            "nobody": (1, 1),
+            "a stranger": (1, 1),
+            "a guest": (1, 1),
+            "an admin": (0, 0),
+            "the cluster": (0, 0),
+        }
+        assert "worker-0  empty" in asked["an admin"].stdout
+        assert "on this machine only" not in started.text
+    finally:
+        started.end()
+    assert started.mark.processes() == []
+
+
+def _key(tenants: Path, name: str, *flags: str) -> str:
+    return gllm("keys", "new", name, "--file", str(tenants), *flags, url="").stdout.strip()
 
 
 # --- how it ends --------------------------------------------------------------------------------------------------
