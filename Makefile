@@ -23,10 +23,11 @@ PROJECT := pyproject.toml gllm/__init__.py
 VENV_MADE := $(VENV)/.made-$(call sum,/dev/null)
 RUN_READY := $(VENV)/.run-$(call sum,requirements/transformers.lock $(PROJECT))
 DEV_READY := $(VENV)/.dev-$(call sum,requirements/dev.lock $(PROJECT))
+RAY_READY := $(VENV)/.ray-$(call sum,requirements/ray.lock)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(RUN_READY) ## Start a gateway and an engine with the demo model (ARGS="--model ...")
@@ -38,6 +39,11 @@ setup: $(DEV_READY) ## Prepare .venv with the gllm command and everything to dev
 .PHONY: test
 test: $(DEV_READY) ## Run all tests: real engine, no GPU, no network (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-ray
+test-ray: $(DEV_READY) ## Run the tests on a real Ray of several nodes, all on loopback (ARGS="-k name")
+	@if $(MAKE) $(RAY_READY); then $(BIN)/python -m pytest tests/ray $(ARGS); else \
+		echo "*** NOT TESTED: Ray cannot be installed for $$($(BIN)/python --version) on this machine ***"; fi
 
 .PHONY: fmt
 fmt: $(DEV_READY) ## Format the code and mend what can be mended
@@ -75,6 +81,7 @@ lock: $(VENV_MADE) ## Choose the versions of all dependencies anew
 	@$(call compile,transformers,requirements/torch.in --extra transformers --extra tracing \
 		--constraints requirements/dev.lock)
 	@$(call compile,base,--constraints requirements/dev.lock)
+	@$(call compile,ray,--extra ray --constraints requirements/dev.lock)
 
 compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --override requirements/without-torch.in \
@@ -103,6 +110,11 @@ $(DEV_READY): $(RUN_READY)
 	@echo "Installing what tests and checks need (once)"
 	@$(LOCKED) requirements/dev.lock
 	@rm -f $(VENV)/.dev-* && touch $@
+
+$(RAY_READY): | $(DEV_READY)
+	@echo "Installing Ray beside it (once; 80 MB)"
+	@$(LOCKED) requirements/ray.lock
+	@rm -f $(VENV)/.ray-* && touch $@
 
 # Not locked: its build depends on the machine, and so does what comes with it (nothing, or CUDA).
 torch = $(BIN)/python -c "import importlib.metadata as m; assert m.version('torch').split('+')[0] in '$(TORCH)'" \

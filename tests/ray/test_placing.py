@@ -20,6 +20,8 @@ from app.cluster.launchers.ray.launcher import RayLacks, RayLauncher
 from app.cluster.launchers.ray.words import Seat, State, Wanted
 from tests.ray.nodes import Nodes, node
 
+pytestmark = pytest.mark.timeout(180)  # the first one waits for Ray to start
+
 STAND_IN = Path(__file__).with_name("stand_in.py")
 TOO_LONG_S = 40.0
 SECRET = "not for other eyes"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import msgspec
+import pytest
 
 from app.cluster.control import Status, WorkerState
 from app.cluster.launchers.ray.launcher import RayLauncher
@@ -17,6 +18,8 @@ from app.cluster.launchers.ray.seat import PORT
 from app.cluster.launchers.ray.words import Wanted
 from tests.ray.nodes import Nodes, node
 from tests.support.processes import ROOT, GatewayProcess, free_port
+
+pytestmark = pytest.mark.timeout(240)  # three nodes and three engines start
 
 A, B = "127.0.0.5", "127.0.0.6"
 SECRET = "known to workers and gateways"

@@ -1,15 +1,17 @@
 """A small engine that does as its model's name says; the words between its name's dashes are its script.
 
-    python scripted.py --host H --port P --model well-slow0.5 --names a b [--work FILE]
+    python scripted.py --host H --port P --model well-slow0.5 --names a b --folder F
 
-`bad`: cannot be loaded. `dies0.5`: crashes so long after it came up. `mute`: its first request is never answered.
-`sick`: its first request is answered 500. `slow2`: loads for so long. `hangs`: stops answering when the file
-`hang` is there. `busy`: `/health` takes 0.6 s. FILE beside it tells how many requests run.
+`bad`: cannot be loaded. `dies0.5`: crashes so long after its first request. `mute`: never answers its first request.
+`sick`: answers 500 to it. `slow2`: loads for so long. `busy`: `/health` takes 0.6 s. `embeds`: offers no completions.
+`untold`: has no metrics. `helper`: starts one. `seen`: says which GPUs it sees. In the folder, a file `hang` stops all
+its answers, and `work` says how many requests run.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -62,6 +64,9 @@ class Handler(BaseHTTPRequestHandler):
             if not Path(body["lora_path"]).exists():
                 self._refuse(f"No adapter found for {body['lora_path']}")
                 return
+            if body["lora_name"] in adapters and not body.get("load_inplace"):
+                self._refuse(f"The lora adapter '{body['lora_name']}' has already been loaded.")
+                return
             adapters[body["lora_name"]] = body["lora_path"]
             self._answer("Success")
         elif adapters.pop(body["lora_name"], None) is None:
@@ -76,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"error": {"message": "The model does not support Completions API"}}, 400)
             return
         print("asked for", body["model"], flush=True)
+        if (lives_s := seconds("dies")) is not None:
+            threading.Timer(lives_s, lambda: os._exit(9)).start()
         self._answer({"choices": [{"text": "!"}]}, 500 if "sick" in script else 200)
 
     def _refuse(self, message: str) -> None:
@@ -92,6 +99,11 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+if "helper" in script:
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    print("helper", helper.pid, flush=True)
+if "seen" in script:
+    print("sees", os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("CLUSTER_SECRET"), flush=True)
 print(f"loading {args.model}", flush=True)
 if "bad" in script:
     sys.exit(f"no such model: {args.model}")
@@ -100,9 +112,4 @@ for percent in (0, 50, 100):
     if loading_s:
         print(f"Loading safetensors checkpoint shards: {percent:3}% Completed | 1/2 [00:00<00:00]", flush=True)
         time.sleep(loading_s / 3)
-if (lives_s := seconds("dies")) is not None:
-    once = args.folder / "died"
-    if "once" not in script or not once.exists():
-        once.touch()
-        threading.Timer(lives_s, lambda: os._exit(9)).start()
 ThreadingHTTPServer((args.host, args.port), Handler).serve_forever()

@@ -152,7 +152,8 @@ def connect(address: str) -> None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """Ray says nothing at all of the likeliest reason."""
+    return " ".join(str(error).split()) or "this machine is no node of it (ray start --address HOST:PORT makes it one)."
 
 
 def tell(news: News) -> None:

@@ -61,6 +61,7 @@ class RayLauncher:
         self._again_s = again_s
         self._seats: dict[str, Seat] = {}
         self._lacking = self._lost_by = ""
+        self._connecting: asyncio.Timeout | None = None
 
     @property
     def seats(self) -> tuple[Seat, ...]:
@@ -112,23 +113,29 @@ class RayLauncher:
         self._lacking = ""
         try:
             await knock(self._wanted.address)
-            async with (
-                await EngineProcess.start(argv, self._env(), log=log, told=self._hear, grace_s=GRACE_S) as process,
-                asyncio.timeout(self._connect_s) as self._limit,
-            ):
-                code = await process.wait()
+            async with await EngineProcess.start(
+                argv, self._env(), log=log, told=self._hear, grace_s=GRACE_S
+            ) as process:
+                return await self._until_ended(process)
         except NoCluster as error:
             return str(error)
-        except TimeoutError:
-            return f"Ray did not answer within {self._connect_s:g} s."
         except OSError as error:
             return f"Ray could not be asked: {error.strerror}."
+
+    async def _until_ended(self, process: EngineProcess) -> str:
+        try:
+            async with asyncio.timeout(self._connect_s) as self._connecting:
+                code = await process.wait()
+        except TimeoutError:
+            return f"Ray did not answer within {self._connect_s:g} s."
+        finally:
+            self._connecting = None
         return self._lacking or f"The Ray job ended: {ending(code)}; see {self._log}."
 
     def _env(self) -> dict[str, str]:
         where = {"PYTHONPATH": str(ROOT)} if ROOT.name not in ("site-packages", "dist-packages") else {}
         wanted = {words.VARIABLE: msgspec.json.encode(self._wanted).decode()}
-        return {"RAY_USAGE_STATS_ENABLED": "0", **os.environ, **where, **wanted}
+        return {"RAY_USAGE_STATS_ENABLED": "0", **where, **os.environ, **wanted}
 
     def _hear(self, line: str) -> None:
         match words.heard(line):
@@ -138,15 +145,15 @@ class RayLauncher:
                 self._on_said(text)
             case Lacking(reason):
                 self._lacking = reason
-            case Connected():
-                self._limit.reschedule(None)
+            case Connected() if self._connecting and not self._connecting.expired():
+                self._connecting.reschedule(None)
                 self._lost_by = ""
                 if not self._first.done():
                     self._first.set_result("")
 
     def _lost(self, reason: str) -> None:
         for seat in self.seats:
-            self._became(Seat(name=seat.name, state=State.WAITING))
+            self._became(Seat(name=seat.name, state=State.DROPPED))
         if reason != self._lost_by:
             self._on_said(f"{reason} The cluster is looked for again every {self._again_s:g} s.")
         self._lost_by = reason

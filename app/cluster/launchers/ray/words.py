@@ -47,7 +47,7 @@ class State(StrEnum):
     ENDED = "ended"
     """It ended by itself, and is placed anew after a pause."""
     DROPPED = "dropped"
-    """Its node left, and it was to be there only as long as there was room."""
+    """There is no such seat any more: its node left, and nothing waits in its stead; or the whole cluster is lost."""
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="seat"):
