@@ -120,7 +120,7 @@ class Swap:
                 self._block.reschedule(0.0)
 
     async def run(self) -> None:
-        """Returns when it is over, one way or the other."""
+        """Returns when it is over, one way or the other. Those who follow are told of that by whoever runs it."""
         try:
             await self._forward()
             self.outcome = Outcome.DONE
@@ -131,7 +131,6 @@ class Swap:
             await self._back(LoadFailed("It failed for a reason that nobody foresaw: the gateway's log has it."))
         finally:
             self._seconds = self._clock() - self._began
-            self.feed.close()
 
     # --- forward --------------------------------------------------------------------------------------------------
 
@@ -359,6 +358,7 @@ class Swaps:
             reason = failure.message if failure is not None else ""
             seconds = swap.account().seconds
             self._telemetry.note(SwapEnded(swap.id, swap.wish.order.model, outcome.value, seconds, reason))
+            swap.feed.close()  # last: whoever waited for it may begin the next one
 
     async def _keep_turn(self, swap: Swap) -> None:
         await self._turn.keep()

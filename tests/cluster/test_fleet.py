@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cluster.fleet import Choice, Fleet
+from app.cluster.fleet import Choice, Fleet, Prospect
 from app.cluster.replica import Lease, Replica, State
 from app.engines.scripted import Scripted
 from app.errors import NoReplica, UnknownModel
@@ -392,3 +392,107 @@ def test_whatever_happens_the_index_is_true(place: Place) -> None:
             else:
                 with pytest.raises(NoReplica):
                     place.fleet.lease(call(model))
+
+
+# --- what is to come, and what goes --------------------------------------------------------------------------------
+
+
+def comes(*models: str, slots: int = 1, ready_at: float | None = None) -> Prospect:
+    return Prospect(models, coming=True, slots=slots, ready_at=ready_at)
+
+
+def test_calls_wait_for_what_comes_and_not_for_what_has_failed(place: Place) -> None:
+    place.fleet.foretell("w1", comes("next"))
+    place.fleet.foretell("w2", Prospect(("broken",), coming=False))
+    assert place.fleet.lease(call("next")) is None
+    assert place.fleet.is_full_for(call("next")), "whoever waits stays in the line"
+    assert {model: place.fleet.standing(model) for model in place.fleet.models} == {
+        "next": "coming",
+        "broken": "unavailable",
+    }
+    with pytest.raises(NoReplica):
+        place.fleet.lease(call("broken"))
+    assert (place.fleet.served, place.fleet.ready) == ({}, False)
+    place.fleet.foretell("w1", None)
+    with pytest.raises(UnknownModel):
+        place.fleet.resolve("next")
+
+
+def test_what_comes_is_as_much_as_all_bring_and_as_soon_as_the_first(place: Place) -> None:
+    place.fleet.foretell("w1", comes("next", slots=4, ready_at=50.0))
+    place.fleet.foretell("w2", comes("next", "other", slots=3, ready_at=20.0))
+    place.fleet.foretell("w3", comes("next", slots=2))
+    assert (place.fleet.slots("next"), place.fleet.ready_at("next")) == (9, 20.0)
+    assert (place.fleet.slots("other"), place.fleet.ready_at("other")) == (3, 20.0)
+    place.add("w1", "next", slots=4)
+    assert (place.fleet.slots("next"), place.fleet.ready_at("next"), place.fleet.coming) == (4, None, ("other",))
+
+
+def test_a_draining_replica_gets_nothing_new_while_another_serves_its_model(place: Place) -> None:
+    a, b = place.add("a", "demo", slots=2), place.add("b", "demo", slots=2)
+    place.fleet.drain(a)
+    assert place.chosen(times=2) == {"b"}
+    assert place.fleet.capacity == place.fleet.slots("demo") == 2
+    leases = [place.lease(), place.lease()]
+    assert place.fleet.lease(call(), waited=True) is None, "those that wait, wait for the other one"
+    place.fleet.admit(a)
+    assert place.lease().replica is a
+    assert [lease.replica for lease in leases] == [b, b]
+    assert place.told[-2:] == [("a", "draining"), ("a", "ready")]
+
+
+def test_the_last_one_of_a_model_serves_those_that_wait_while_it_drains_and_no_newcomers(place: Place) -> None:
+    last = place.add("a", "old", slots=1)
+    place.fleet.drain(last)
+    assert place.fleet.standing("old") == "leaving"
+    assert place.fleet.served == {}
+    with pytest.raises(NoReplica) as caught:
+        place.fleet.lease(call("old"))
+    assert (caught.value.code, bool(caught.value.retry_after)) == ("model_making_way", True)
+    assert not place.fleet.is_full_for(call("old"))
+    lease = place.fleet.lease(call("old"), waited=True)
+    assert lease is not None
+    assert place.fleet.is_full_for(call("old"))
+    assert place.fleet.lease(call("old"), waited=True) is None
+    place.fleet.remove("a")
+    with pytest.raises(NoReplica):
+        place.fleet.lease(call("old"), waited=True)
+
+
+def test_a_model_that_leaves_and_comes_again_is_waited_for(place: Place) -> None:
+    """The same one is loaded anew: nobody prolongs its drain, and nobody is refused."""
+    last = place.add("a", "demo")
+    place.fleet.foretell("swap/", comes("demo"))
+    place.fleet.drain(last)
+    assert place.fleet.lease(call(), waited=True) is None
+    assert place.fleet.lease(call()) is None
+
+
+def test_a_model_that_leaves_is_not_meant_by_those_who_name_none(place: Place) -> None:
+    place.fleet.drain(place.add("a", "old"))
+    place.add("b", "new")
+    assert place.fleet.resolve(None) == "new"
+    assert place.fleet.resolve("old") == "old"
+
+
+def test_a_draining_replica_that_fails_serves_nobody(place: Place) -> None:
+    last = place.add("a", "old")
+    place.fleet.drain(last)
+    place.fleet.failed(last, "EngineUnreachable")
+    assert last.standing == "failing"
+    with pytest.raises(NoReplica):
+        place.fleet.lease(call("old"), waited=True)
+    place.fleet.answered(last, last.models)
+    assert last.standing == "draining"
+
+
+def test_to_say_the_same_again_changes_nothing(place: Place) -> None:
+    changes: list[int] = []
+    replica = place.add("a", "demo")
+    place.fleet.on_change = lambda: changes.append(1)
+    for _ in range(3):
+        place.fleet.foretell("w1", comes("next"))
+        place.fleet.drain(replica)
+    assert len(changes) == 2
+    place.fleet.foretell("w2", None)
+    assert len(changes) == 2

@@ -22,6 +22,9 @@ class Hosts:
     def admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Tenant:
         return Tenant(headers.get(b"host", b"").decode())
 
+    def admit_commander(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Tenant:
+        return self.admit(scope, headers)
+
 
 CHAT = "/v1/chat/completions"
 ONE_AT_A_TIME = {"MAX_CONCURRENT_REQUESTS": 1}

@@ -85,7 +85,7 @@ DEFECTS: dict[str, tuple[Defect, str]] = {
         "no_request_lasts_longer_than_it_may",
     ),
     "a failed replica is tried again": (
-        method(Fleet, "lease", lambda fleet, call, avoiding=(), cost=1.0: _lease(fleet, call, (), cost)),
+        method(Fleet, "lease", lambda fleet, call, avoiding=(), *more, **how: _lease(fleet, call, (), *more, **how)),
         "no_replica_is_tried_twice",
     ),
     "slots are not counted": (method(Replica, "has_room_for", yes), "no_replica_has_more_than_its_slots"),
