@@ -438,9 +438,7 @@ async def test_one_that_could_not_be_told_is_told_with_the_next_look(w1: Scripte
 
 async def test_a_worker_registers_with_one_gateway_and_all_look_at_it(w1: ScriptedWorker) -> None:
     board = Board()
-    one, other = (
-        Gathering(w1, clock=time.monotonic, heartbeat_s=BRIEFLY_S, shared=board) for _ in range(2)
-    )
+    one, other = (Gathering(w1, clock=time.monotonic, heartbeat_s=BRIEFLY_S, shared=board) for _ in range(2))
     async with one.running(), other.running():
         await one.announce("w1")
         await eventually(lambda: other.fleet.served)

@@ -148,7 +148,8 @@ class Cluster(Server):
 
 def gllm(*words: str, url: str, **more: str) -> "subprocess.CompletedProcess[str]":
     env = clean_environment(GLLM_URL=url, **more)
-    return subprocess.run([*GLLM_COMMAND, *words], capture_output=True, text=True, timeout=60, env=env, check=False)
+    argv = [*GLLM_COMMAND, *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=STARTING_S, env=env, check=False)
 
 
 def complete(url: str) -> bool:
@@ -265,6 +266,7 @@ def test_a_model_is_loaded_under_another_name_while_answers_go_on(cluster: Clust
 
 
 def test_an_engine_that_is_killed_comes_back(cluster: Cluster) -> None:
+    cluster.await_whole()
     port = str(cluster.first_port + 10)
     cluster.kill_one("app.engines.transformers", port)
     assert complete(cluster.url)  # the other one is there
@@ -272,6 +274,7 @@ def test_an_engine_that_is_killed_comes_back(cluster: Cluster) -> None:
 
 
 def test_a_worker_that_is_killed_comes_back_with_its_model(cluster: Cluster) -> None:
+    cluster.await_whole()
     cluster.kill_one("worker", "worker-1")
     assert complete(cluster.url)
     cluster.await_text("worker-1 ended by itself: killed by SIGKILL. It is started again in 0.5 s.")
@@ -280,6 +283,7 @@ def test_a_worker_that_is_killed_comes_back_with_its_model(cluster: Cluster) -> 
 
 
 def test_a_gateway_that_is_killed_comes_back_and_knows_its_workers(cluster: Cluster) -> None:
+    cluster.await_whole()
     cluster.kill_one("serve", "--quiet")
     cluster.await_text("gateway is back after ")
     cluster.await_whole()

@@ -15,7 +15,6 @@ from tests.support.until import until
 COMES = Prospect(("next",), coming=True, slots=4)
 
 
-
 async def test_calls_wait_for_a_model_that_loads_and_are_served_in_turn_when_it_is_there(build: Build) -> None:
     house = await build(only=Scripted())
     fleet = house.gateway.fleet
