@@ -7,6 +7,7 @@ Entering begins to start them all; leaving ends them all, and returns when nothi
 """
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -23,10 +24,12 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from app.clock import Clock
 from app.cluster.launchers.logfile import LogFile
-from app.cluster.launchers.plan import HOST, Build, Launch, Machine, missing, plan
+from app.cluster.launchers.plan import HOST, Build, Launch, Machine, doubt, missing, plan
 from app.cluster.launchers.ports import Ports
 from app.cluster.launchers.process import EngineProcess
 from app.settings import Engine
+
+log = logging.getLogger("gllm")
 
 GRACE_S = 10.0
 """From SIGTERM to SIGKILL. The gateway has drained by then: nothing is left to finish."""
@@ -120,6 +123,8 @@ class LocalLauncher:
     async def __aenter__(self) -> Self:
         if self._build is None and (lacking := missing(self._engine)):
             raise EngineDidNotStart(lacking, [])
+        if self._build is None and (doubtful := doubt(self._engine)):
+            log.warning("%s", doubtful)
         async with AsyncExitStack() as stack:
             ports = Ports(HOST, self._engine.port_start)
             stack.callback(ports.close)

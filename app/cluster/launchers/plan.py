@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from app.engines.vllm import command as vllm
+from app.engines.vllm import versions
 from app.settings import Engine
 
 ROOT = Path(__file__).parents[3]
@@ -95,6 +96,12 @@ def missing(engine: Engine) -> str | None:
         f"ENGINE_TYPE={engine.type} needs {needed} beside the gateway: install the extra '{engine.type}' of this "
         "package, or use a running server (ENGINE_URLS)."
     )
+
+
+def doubt(engine: Engine) -> str | None:
+    """What may be wrong with what is installed, as a sentence. It is started all the same."""
+    executable = vllm.executable() if engine.type == "vllm" else None
+    return versions.doubt(executable) if executable else None
 
 
 def plan(engine: Engine, machine: Machine, ports: Iterator[int], build: Build | None = None) -> tuple[Launch, ...]:
