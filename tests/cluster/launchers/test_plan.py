@@ -46,6 +46,7 @@ def test_vllm_is_told_that_it_is_on_a_cpu_only_where_it_is() -> None:
         (launch,) = planned(engine, machine)
         assert launch.env_defaults["VLLM_TARGET_DEVICE"] == "cpu"
         assert "--enforce-eager" in launch.argv
+        assert launch.env_defaults["TORCH_COMPILE_DISABLE"] == "1"
     (launch,) = planned(Engine(type="vllm"), GPUS)
     assert "VLLM_TARGET_DEVICE" not in launch.env_defaults
 
