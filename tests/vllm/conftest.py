@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.processes import GatewayProcess, comes_true
-from tests.support.vllm import VllmFleet
+from tests.support.vllm import START_S, VllmFleet
 
 
 @pytest.fixture
@@ -15,7 +15,8 @@ def gateway(vllm: VllmFleet) -> GatewayProcess:
 
 @pytest.fixture(autouse=True)
 def _well(vllm: VllmFleet) -> Iterator[None]:
-    """Afterwards, whatever a test did: nothing is at work or in flight, and no replica is being given a pause."""
+    """Afterwards, whatever a test did, both replicas are there and not resting, and nothing is at work or in flight."""
     yield
+    assert comes_true(vllm.all_ready, START_S, every_s=0.5)
     assert comes_true(lambda: (vllm.at_work(), vllm.gateway.in_flight()) == (0, 0), limit_s=5)
     assert vllm.circuits_open() == 0
