@@ -8,6 +8,8 @@ the gateway is dead), and SIGKILL. Processes that the engine started and left be
 subreaper) and killed too. Only then does the keeper end, with the engine's exit code. SIGTERM to the keeper means no
 grace at all.
 
+Descriptors that it is started with are a lease (of GPUs): it holds them as long as it lives, the engine never does.
+
 A script of its own with the standard library only: it is up in milliseconds, and forking in it is safe since it has
 one thread, which cannot be said of the gateway.
 """
@@ -79,6 +81,7 @@ def _start(command: list[str]) -> int:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == keeper:  # else it died before the line above
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             os.execvp(command[0], command)
     except OSError as error:
         print(f"{command[0]} cannot be started: {error.strerror}", flush=True)

@@ -32,8 +32,16 @@ class EngineProcess:
 
     @classmethod
     async def start(
-        cls, argv: Sequence[str], env: Mapping[str, str], *, log: LogFile, told: Told, grace_s: float
+        cls,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        log: LogFile,
+        told: Told,
+        grace_s: float,
+        held: Sequence[int] = (),
     ) -> "EngineProcess":
+        """`held`: descriptors of a lease, which its keeper is to have too, until nothing of the engine is left."""
         transport, output = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Reader(Output(log, told)),
             *kept(argv, grace_s),
@@ -42,6 +50,7 @@ class EngineProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=tuple(held),
         )
         return cls(transport, output, grace_s)
 

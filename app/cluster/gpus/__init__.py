@@ -1,0 +1,1 @@
+"""GPUs owned: found, leased, pinned, and proved free again."""
