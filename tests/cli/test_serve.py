@@ -1,10 +1,12 @@
 """`gllm serve` with a stand-in for vLLM: everything else is real."""
 
 import json
+import os
 import re
 import signal
 import socket
 import threading
+from pathlib import Path
 
 import httpx
 import psutil
@@ -172,3 +174,17 @@ def test_an_engine_that_runs_elsewhere_is_used_and_left_alone(gllm: Run) -> None
     running.interrupt()
     assert running.wait() == 0
     assert chat(other.url, "Hi").status_code == 200
+
+
+def test_a_vllm_that_nobody_has_tried_is_told_once_and_started(gllm: Run, tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    metadata = environment / "lib" / "python3.11" / "site-packages" / "vllm-0.99.1.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Name: vllm\nVersion: 0.99.1\n")
+    (environment / "bin").mkdir()
+    (tmp_path / "vllm").rename(environment / "bin" / "vllm")
+    running = gllm(*SERVE, "--replicas", "2", PATH=f"{environment / 'bin'}:{os.environ['PATH']}")
+    running.until("Ctrl+C stops it.")
+    assert running.text.count("vLLM 0.99.1 is new to this gateway") == 1
+    running.interrupt()
+    assert running.wait() == 0

@@ -1,15 +1,18 @@
 """Workers in this process, one for each replica of an engine: entered one by one, ended all at once."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from app.cluster.launchers.plan import HOST, Build, Machine, part
+from app.cluster.launchers.plan import HOST, Build, Machine, doubt, part
 from app.cluster.launchers.ports import LAST_PORT
 from app.cluster.worker.worker import LocalWorker, OnProgress, Post
 from app.settings import Engine
+
+log = logging.getLogger("gllm")
 
 
 @asynccontextmanager
@@ -17,6 +20,8 @@ async def crew(
     engine: Engine, state_dir: Path, *, on_progress: OnProgress, heartbeat_s: float, build: Build | None = None
 ) -> AsyncIterator[tuple[LocalWorker, ...]]:
     """They share the machine. None of them has an order yet."""
+    if build is None and (doubtful := doubt(engine)):
+        log.warning("%s", doubtful)
     machine = Machine.here()
     async with AsyncExitStack() as stack:
         workers = []
