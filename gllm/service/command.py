@@ -47,7 +47,7 @@ def command(
 def check(config: LLMConfig, engine: EngineType) -> None:
     """What was asked for and would be left out is an error, before anything is started."""
     if engine not in get_args(EngineType):
-        raise ValueError(f"engine={engine!r} is none of {', '.join(map(repr, get_args(EngineType)))}.")
+        raise ValueError(f"engine={engine!r} is none of {', '.join(map(repr, sorted(get_args(EngineType))))}.")
     if engine == "transformers":
         _transformers_options(config)
 

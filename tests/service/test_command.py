@@ -96,7 +96,7 @@ def test_what_the_transformers_engine_lacks_is_refused_by_name() -> None:
 
 
 def test_an_engine_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"engine='sglang' is none of 'vllm', 'transformers'\."):
+    with pytest.raises(ValueError, match=r"engine='sglang' is none of 'transformers', 'vllm'\."):
         check(LLMConfig("m"), "sglang")  # type: ignore[arg-type]
 
 
