@@ -27,7 +27,7 @@ from app.cluster.control import Adapter, Failure, Order, Progress, Released, Sta
 from app.cluster.gpus.proof import LIMIT_S
 from app.cluster.launchers.losses import EngineDidNotStart, EngineLost
 from app.cluster.launchers.plan import HOST, Build, Launch, Machine, Place, launch, missing, part, url_of
-from app.cluster.launchers.ports import Ports
+from app.cluster.launchers.ports import LAST_PORT, Ports
 from app.cluster.worker.board import Board
 from app.cluster.worker.grip import gripped, name_of
 from app.cluster.worker.inbox import Change, Inbox
@@ -345,12 +345,9 @@ class LocalWorker:
         try:
             return await self._serve(Served(order, adapters), "starting")
         except EngineLost as lost:
-            if self._was_ready:
-                self._failed(str(lost))
-                return None
-            self._board.change(failure=_failure(order, lost))
+            self._board.change(failure=_failure(self._serving, lost))
             self._tell(str(lost))
-            if served is None or self._inbox.holds_something:
+            if served is None or self._was_ready or self._inbox.holds_something:
                 self._failed(str(lost))
                 return None
         try:
@@ -523,11 +520,13 @@ def crew(
 ) -> tuple[LocalWorker, ...]:
     """Workers for all replicas of an engine on this machine, which they share."""
     machine = Machine.here()
-    posts = [Post(f"engine-{n}", HOST, "", *part(engine, machine, n)) for n in range(engine.replicas)]
-    return tuple(
-        LocalWorker(post, engine, state_dir, on_progress=on_progress, heartbeat_s=heartbeat_s, build=build)
-        for post in posts
-    )
+
+    def worker(number: int) -> LocalWorker:
+        post = Post(f"engine-{number}", HOST, "", *part(engine, machine, number))
+        own = replace(engine, port_start=min(engine.port_start + number, LAST_PORT))
+        return LocalWorker(post, own, state_dir, on_progress=on_progress, heartbeat_s=heartbeat_s, build=build)
+
+    return tuple(map(worker, range(engine.replicas)))
 
 
 def _fault(order: Order) -> str | None:

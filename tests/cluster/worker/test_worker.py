@@ -196,6 +196,8 @@ async def test_one_that_dies_again_and_again_is_given_up(bench: Bench) -> None:
         await worker.load(Order(model="well-dies0.2"), drain_s=5)
         status = await until(worker, lambda status: status.state is FAILED)
         assert (status.starts, status.reason) == (6, "w ended by itself: exit code 9.")
+        assert status.failure
+        assert status.failure.tail[-1] == "asked for well-dies0.2"
         assert (await loaded(worker, "well")).state is READY
 
 
@@ -351,9 +353,16 @@ async def test_many_rounds_leave_nothing(bench: Bench) -> None:
 
 async def test_workers_of_one_process_share_its_machine(bench: Bench) -> None:
     engine = Engine(type="vllm", replicas=2, gpus=("0", "1"), port_start=24_200)
-    one, two = crew(engine, bench.folder, on_progress=lambda *_: None, heartbeat_s=0.1, build=bench.build)
+    told: list[tuple[str, str]] = []
+    one, two = crew(
+        engine, bench.folder, on_progress=lambda *line: told.append(line), heartbeat_s=0.1, build=bench.build
+    )
     async with asyncio.timeout(30), one, two:
         first, second = await asyncio.gather(loaded(one, "well"), loaded(two, "well"))
         assert (first.name, second.name) == ("engine-0", "engine-1")
         assert (first.gpus, second.gpus) == (("0",), ("1",))
         assert (first.engine_url, second.engine_url) == ("http://127.0.0.1:24200", "http://127.0.0.1:24201")
+    assert sorted(told) == [
+        *(("engine-0", "asked for well"), ("engine-0", "loading well")),
+        *(("engine-1", "asked for well"), ("engine-1", "loading well")),
+    ]
