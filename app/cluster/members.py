@@ -67,14 +67,14 @@ class Members:
         connect: Callable[[str], Worker],
         shared: Addresses | None = None,
     ) -> None:
-        """`connect` makes a worker of an address."""
+        self.connect = connect
+        """Makes a worker of an address."""
         self.at_rest: Callable[[], Awaitable[bool]] = _always
         """Nobody gives orders to several workers now: one that comes back with nothing may be told what it served."""
         self._seats = seats
         self._telemetry = telemetry
         self._clock = clock
         self._pace = pace
-        self._connect = connect
         self._shared = shared
         self._by_address: dict[str, Member] = {}
         self._wish: Order | None = None
@@ -124,7 +124,7 @@ class Members:
     def know(self, address: str, *, fixed: bool = True) -> None:
         """Look for it from now on, whether it is there yet or not. `fixed`: and never cease to."""
         if address not in self._by_address:
-            self._begin(Member(self._connect(address), address, self._clock(), fixed=fixed))
+            self._begin(Member(self.connect(address), address, self._clock(), fixed=fixed))
 
     async def join(self, worker: Worker) -> Member:
         """One in this process."""
@@ -134,7 +134,7 @@ class Members:
         """Somebody says that a worker of ours is there. Nothing of it is believed before it has been looked at."""
         member = self._by_address.get(address)
         if member is None:
-            return await self._meet(Member(self._connect(address), address, self._clock()))
+            return await self._meet(Member(self.connect(address), address, self._clock()))
         if member.standing is Standing.NEW:
             return await self._meet(member)
         member.woken.set()

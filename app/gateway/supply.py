@@ -1,7 +1,7 @@
 """Where replicas come from: servers of others that the settings name, engines that are ours to start, or workers."""
 
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -31,6 +31,8 @@ class Supply:
     ) -> None:
         self.failure = ""
         """Why no engine can be had any more, if so."""
+        self.engine_at: Callable[[str], Engine] = self._http_engine
+        """What speaks to an engine, by its URL."""
         self._settings = settings
         self._fleet = fleet
         self._watch = watch
@@ -48,7 +50,7 @@ class Supply:
 
     def replica(self, name: str, url: str) -> Replica:
         """Of an engine that somebody else looks after."""
-        return self._replica(name, self._http_engine(url))
+        return self._replica(name, self.engine_at(url))
 
     @asynccontextmanager
     async def started(self) -> AsyncIterator[None]:

@@ -249,7 +249,7 @@ class GLLM:
 
     def load_model(self, model_identifier: str, force_reload: bool = False, timeout: float = http.LOAD_S) -> str:
         """A hub name, or a path that the workers can read. Why it was not loaded says a `LoadRefused`."""
-        order = {"model_path": model_identifier, "force_reload": force_reload}
+        order = {"model_path": model_identifier, "force_reload": force_reload, "wait": True}
         said = self._command(bodies.LOAD_MODEL, order, timeout, LoadRefused)
         self.last_loaded_model = model_identifier
         return said

@@ -22,8 +22,8 @@ async def test_a_model_is_loaded_with_the_words_of_gllm(client: Either, server: 
     assert await client.do("load_model", "Qwen/Qwen2.5-7B") == said.decode()
     await client.do("load_model", model_identifier="other", force_reload=True, timeout=10)
     assert [(asked.path, asked.body) for asked in server.posts] == [
-        ("/load_model", {"model_path": "Qwen/Qwen2.5-7B", "force_reload": False}),
-        ("/load_model", {"model_path": "other", "force_reload": True}),
+        ("/load_model", {"model_path": "Qwen/Qwen2.5-7B", "force_reload": False, "wait": True}),
+        ("/load_model", {"model_path": "other", "force_reload": True, "wait": True}),
     ]
     assert client.client.last_loaded_model == "other"
 

@@ -117,7 +117,7 @@ async def test_workers_can_be_named_or_counted() -> None:
         assert models(workers) == ["next", "next", "demo"]
         with pytest.raises(UnknownWorker):
             await here.swaps.begin(Wish(Order(model="x"), workers=("w2", "w9")))
-        with pytest.raises(InvalidRequest, match="floor|replicas"):
+        with pytest.raises(InvalidRequest, match="3 replicas are serving"):
             await here.swaps.begin(Wish(Order(model="x"), floor=3))
         with pytest.raises(NoWorkers):
             await here.swaps.begin(Wish(Order(model="x"), count=4))

@@ -2,12 +2,11 @@
 not (docs/adr/0018)."""
 
 import asyncio
-from typing import Any
 
 from app.cluster.fleet import Prospect
 from app.engines.scripted import Scripted
 from app.errors import Outcome
-from tests.gateway.conftest import Build, House
+from tests.gateway.conftest import Build
 from tests.gateway.test_admission import ONE_AT_A_TIME, Crowd, stalling
 from tests.support.clock import FakeClock
 from tests.support.until import until

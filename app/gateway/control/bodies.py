@@ -21,7 +21,7 @@ BODY_S = 30.0
 
 JSON = "application/json"
 
-Word = Annotated[str, Meta(min_length=1, max_length=1_024, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Word = Annotated[str, Meta(min_length=1, max_length=1_024, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
 DrainS = Annotated[float, Meta(ge=0, le=86_400)]
 
 

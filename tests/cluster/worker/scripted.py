@@ -91,6 +91,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, value: object, status: int = 200) -> None:
         body = value.encode() if isinstance(value, str) else json.dumps(value).encode()
         self.send_response(status)
+        self.send_header("content-type", "text/plain" if isinstance(value, str) else "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
