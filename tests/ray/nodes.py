@@ -2,9 +2,9 @@
 
     python -m tests.ray.nodes ORDERS
 
-prints the head's address, then obeys what it reads from the descriptor ORDERS: `add ADDRESS GPUS`, `remove ADDRESS` (in
-good order), `kill ADDRESS`. Each node has a loopback address of its own, so that who advertises the wrong one is found
-out. Whatever Ray leaves behind, the keeper does not.
+prints the head's address, then obeys what it reads from the pipe ORDERS: `add ADDRESS GPUS`, `remove ADDRESS` (in good
+order), `kill ADDRESS`. Each node has an address and GPUs of its own, so that a mistake about either shows. Whatever Ray
+leaves behind, the keeper does not.
 """
 
 import os
@@ -35,12 +35,13 @@ LOOPBACK_ONLY = {
 class Nodes:
     """The cluster as a test sees it."""
 
-    def __init__(self, answers: IO[str], orders: IO[str]) -> None:
+    def __init__(self, answers: IO[str], orders: IO[str], noise: Path) -> None:
         self._answers = answers
         self._orders = orders
+        self._noise = noise
         self.address = self._answer()
 
-    def add(self, address: str, gpus: int) -> None:
+    def add(self, address: str, gpus: str) -> None:
         self._do(f"add {address} {gpus}")
 
     def remove(self, address: str) -> None:
@@ -51,45 +52,41 @@ class Nodes:
 
     def _do(self, order: str) -> None:
         print(order, file=self._orders, flush=True)
-        assert self._answer() == "done"
+        self._answer()
 
     def _answer(self) -> str:
         readable, _, _ = select.select([self._answers], [], [], TOO_LONG_S)
-        assert readable, "Ray takes too long"
-        return self._answers.readline().strip()
+        said = self._answers.readline().strip() if readable else ""
+        assert said, f"Ray does not do it\n{self._noise.read_text()[-4_000:]}"
+        return said
 
 
 @contextmanager
 def nodes() -> Iterator[Nodes]:
     """In a folder with a short name: Ray's sockets lie in there, and the paths of sockets must be short."""
-    with tempfile.TemporaryDirectory(prefix="ray") as folder, (Path(folder) / "noise").open("w+") as noise:
-        orders, ours = os.pipe()
-        with os.fdopen(ours, "w") as writer:
-            try:
-                process = subprocess.Popen(
-                    kept([sys.executable, "-m", "tests.ray.nodes", str(orders)], grace_s=10),
-                    env=os.environ | LOOPBACK_ONLY | {"RAY_TMPDIR": folder},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=noise,
-                    pass_fds=[orders],
-                    text=True,
-                    start_new_session=True,
-                )
-            finally:
-                os.close(orders)
-            with process:  # leaving closes its input, and waits
-                try:
-                    assert process.stdout
-                    yield Nodes(process.stdout, writer)
-                except BaseException:
-                    noise.seek(0)
-                    print(noise.read()[-4_000:])
-                    raise
+    with tempfile.TemporaryDirectory(prefix="ray") as name:
+        folder = Path(name)
+        orders, noise = folder / "orders", folder / "noise"
+        os.mkfifo(orders)
+        with (
+            noise.open("w") as errors,
+            os.fdopen(os.open(orders, os.O_RDWR), "w") as writer,  # which waits for no reader
+            subprocess.Popen(
+                kept([sys.executable, "-m", "tests.ray.nodes", str(orders)], grace_s=10),
+                env=os.environ | LOOPBACK_ONLY | {"RAY_TMPDIR": name},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            ) as process,  # leaving closes its input, and waits
+        ):
+            assert process.stdout
+            yield Nodes(process.stdout, writer, noise)
 
 
 @contextmanager
-def node(cluster: Nodes, address: str, gpus: int) -> Iterator[None]:
+def node(cluster: Nodes, address: str, gpus: str) -> Iterator[None]:
     """Where a test may have killed it already."""
     cluster.add(address, gpus)
     try:
@@ -113,7 +110,12 @@ def obey(orders: IO[str]) -> None:
         for order in orders:
             match order.split():
                 case "add", address, gpus:
-                    there[address] = cluster.add_node(node_ip_address=address, num_gpus=int(gpus), **SMALL)
+                    there[address] = cluster.add_node(
+                        node_ip_address=address,
+                        num_gpus=len(gpus.split(",")),
+                        env_vars={"CUDA_VISIBLE_DEVICES": gpus},
+                        **SMALL,
+                    )
                 case "remove" | "kill" as how, address if address in there:
                     cluster.remove_node(there.pop(address), allow_graceful=how == "remove")
             print("done", flush=True)
@@ -122,5 +124,5 @@ def obey(orders: IO[str]) -> None:
 
 
 if __name__ == "__main__":
-    with os.fdopen(int(sys.argv[1])) as orders:
+    with open(sys.argv[1]) as orders:
         obey(orders)

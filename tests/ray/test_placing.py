@@ -96,7 +96,7 @@ async def launched(cluster: Nodes, scene: Scene, **wanted: Any) -> AsyncIterator
 @pytest.fixture(scope="module")
 def three_gpus(cluster: Nodes) -> Iterator[Nodes]:
     """One on A, two on B."""
-    with node(cluster, A, 1), node(cluster, B, 2):
+    with node(cluster, A, "0"), node(cluster, B, "1,2"):
         yield cluster
 
 
@@ -110,7 +110,7 @@ async def test_each_gpu_gets_a_worker_and_leaving_ends_them_all(three_gpus: Node
     assert time.monotonic() - left_at < 10
     assert sorted(placed.values()) == [A, B, B]
     assert {name: worker["flags"]["host"] for name, worker in workers.items()} == placed
-    assert sorted(worker["flags"]["gpus"] for worker in workers.values()) == ["0", "0", "1"]
+    assert sorted(worker["flags"]["gpus"] for worker in workers.values()) == ["0", "1", "2"]
     assert all(worker["env"]["CUDA_VISIBLE_DEVICES"] == worker["flags"]["gpus"] for worker in workers.values())
     assert all(worker["env"]["CLUSTER_SECRET"] == SECRET for worker in workers.values())
     assert not any(SECRET in command for command in commands)
@@ -121,7 +121,7 @@ async def test_a_worker_gets_as_many_gpus_of_one_node_as_it_needs(three_gpus: No
     async with launched(three_gpus, scene, gpus=2):
         await scene.until(lambda: scene.starts("ray-0"))
     assert scene.last("ray-0")["flags"]["host"] == B
-    assert sorted(scene.last("ray-0")["flags"]["gpus"].split(",")) == ["0", "1"]
+    assert sorted(scene.last("ray-0")["flags"]["gpus"].split(",")) == ["1", "2"]
     assert not scene.seats_of("ray-1")
 
 
@@ -179,7 +179,7 @@ async def test_the_workers_of_a_killed_node_come_back_on_another(three_gpus: Nod
             await asyncio.to_thread(three_gpus.kill, A)
             await scene.until(lambda: len(scene.starts(moving)) == 2)
         finally:
-            await asyncio.to_thread(three_gpus.add, A, 1)
+            await asyncio.to_thread(three_gpus.add, A, "0")
         assert scene.last(moving)["flags"]["host"] == B
         await scene.until(lambda: scene.states(moving)[-1] is State.PLACED)
     assert len(scene.starts(staying)) == 1
@@ -196,7 +196,7 @@ async def test_what_fits_nowhere_waits_and_this_is_said(three_gpus: Nodes, scene
 async def test_nodes_that_come_get_workers_and_those_that_go_take_theirs_along(three_gpus: Nodes, scene: Scene) -> None:
     async with launched(three_gpus, scene) as launcher:
         await scene.until(lambda: len(scene.running()) == 3)
-        await asyncio.to_thread(three_gpus.add, C, 1)
+        await asyncio.to_thread(three_gpus.add, C, "3")
         await scene.until(lambda: len(scene.running()) == 4)
         await asyncio.to_thread(three_gpus.remove, C)
         await scene.until(lambda: scene.states("ray-3")[-1:] == [State.DROPPED])
@@ -218,6 +218,12 @@ async def test_what_listens_but_is_no_ray_is_given_up(cluster: Nodes, scene: Sce
         with pytest.raises(RayLacks, match=r"^Ray did not answer within 4 s\.$"):
             async with launcher:
                 pass
+
+
+async def test_all_of_what_needs_no_gpu_is_no_number(cluster: Nodes, scene: Scene) -> None:
+    with pytest.raises(RayLacks, match="how many workers"):
+        async with launched(cluster, scene, gpus=0):
+            pass
 
 
 async def test_an_address_of_another_kind_is_refused(cluster: Nodes, scene: Scene) -> None:

@@ -70,6 +70,8 @@ class RayLauncher:
     async def __aenter__(self) -> Self:
         if not find_spec("ray"):
             raise RayLacks("--launcher ray needs Ray beside gllm: install the extra 'ray' of this package.")
+        if self._wanted.workers is None and not self._wanted.gpus:
+            raise RayLacks("Workers without GPUs are not counted by GPUs: say how many workers there are to be.")
         async with AsyncExitStack() as stack:
             log = LogFile(self._log)
             stack.callback(log.close)
