@@ -23,7 +23,7 @@ def start(cluster: Nodes, folder: Path, *args: str) -> Server:
 
 def test_workers_on_nodes_serve_and_end_with_the_command(cluster: Nodes, tmp_path: Path) -> None:
     words = ("--workers", "1", "--ray-address", cluster.address, "--engine", "transformers")
-    with node(cluster, A, 1):
+    with node(cluster, A, "1"):
         running = start(cluster, tmp_path, *words, "--load-model", str(ROOT / "models" / "demo"))
         try:
             running.await_ready(limit_s=240)
