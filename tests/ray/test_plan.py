@@ -35,6 +35,10 @@ def test_a_node_that_returns_gets_the_names_of_the_workers_it_took_along() -> No
     assert changes(None, [node(1), node(1)], ONE, {1: True}) == Changes(add=(0,), drop=())
 
 
+def test_of_those_that_wait_the_last_are_dropped_first() -> None:
+    assert changes(None, [node(1)], ONE, {0: False, 1: False, 2: False}).drop == (2, 1)
+
+
 @given(
     st.dictionaries(st.integers(0, 9), st.booleans()),
     st.lists(st.integers(0, 4), max_size=4),
