@@ -84,6 +84,7 @@ class _Wide(argparse.HelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)
+        self._action_max_length = 20  # argparse forgets that commands are indented twice
 
 
 class _Parser(argparse.ArgumentParser):

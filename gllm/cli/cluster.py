@@ -44,7 +44,7 @@ class Cluster:
         """Until it is stopped, or why it cannot be."""
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[Lost | None] = loop.create_future()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, *_unless_under_nohup(signal.SIGHUP)):
             loop.add_signal_handler(number, self._stop)
         for note in self._plan.notes:
             self._panel.say(note)
@@ -97,6 +97,10 @@ class Cluster:
         self._panel.step(seat.name, f"placed on {seat.node}" if seat.state is words.State.PLACED else seat.state.value)
         if seat.reason:
             self._panel.say(seat.reason)
+
+
+def _unless_under_nohup(number: signal.Signals) -> tuple[signal.Signals, ...]:
+    return () if signal.getsignal(number) is signal.SIG_IGN else (number,)
 
 
 def logs_in(state_dir: Path) -> Path:

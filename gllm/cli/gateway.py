@@ -197,7 +197,7 @@ def _path(worker: str) -> str:
 
 def _unreachable(url: str, error: httpx.TransportError) -> Unreachable:
     if isinstance(error, httpx.ReadTimeout):
-        return Unreachable(f"The gateway at {url} did not answer within {WITHIN_S:g} s.")
+        return Unreachable(f"The gateway at {url} did not answer in time.")
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Unreachable(f"No gateway answers at {url}. Where is it? Give --url, or set GLLM_URL.")
     return Unreachable(f"The gateway at {url} broke off in the middle of its answer.")

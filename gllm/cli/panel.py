@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gllm.cli.gateway import News
 from gllm.cli.screen import Screen
@@ -28,13 +28,12 @@ class Lane:
     doing: str = "starting"
     part: float | None = None
     said: str = ""
-    since: float = field(default_factory=time.monotonic)
 
     def begin(self, doing: str) -> bool:
         """Whether that is something new."""
         if doing == self.doing:
             return False
-        self.doing, self.part, self.said, self.since = doing, None, "", time.monotonic()
+        self.doing, self.part, self.said = doing, None, ""
         return True
 
 
@@ -106,7 +105,8 @@ class Panel:
         names = max(map(len, self._lanes), default=0)
         doings = max((len(lane.doing) for lane in self._lanes.values()), default=0)
         for name, lane in self._lanes.items():
-            yield f"  {name:{names}}  {bar(lane.part, lane.doing)}  {lane.doing:{doings}}  {lane.said}".rstrip()
+            drawn = f"  {name:{names}}  {bar(lane.part, lane.doing)}  {lane.doing:{doings}}  {lane.said}"
+            yield "".join(each if each.isprintable() else " " for each in drawn).rstrip()  # nothing moves the cursor
         yield f"{self.seconds:4.0f} s  {self._waiting_for}"
 
 

@@ -94,6 +94,17 @@ def test_a_bar_is_as_full_as_it_says() -> None:
     assert bar(None, "ready") == "━" * 24 + "      "
 
 
+def test_what_an_engine_says_moves_no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Drawn()
+    panel = Panel(drawn.screen)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((80, 10)))
+        panel.show("Loading m")
+        panel.follow(News(state="running", worker="w", step="x", said="a\x1b[5Ab\rc"))
+        panel.tick()
+    assert drawn.lines[0] == f"  w  {'┄' * 24}        x  a [5Ab c"
+
+
 def test_how_a_load_fails_stays_on_the_terminal() -> None:
     drawn = Drawn()
     panel = Panel(drawn.screen)

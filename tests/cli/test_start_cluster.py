@@ -195,6 +195,19 @@ def test_a_signal_ends_all_of_it(start: Callable[..., Gllm], mark: Mark, number:
     assert "Traceback" not in running.text
 
 
+def test_under_nohup_it_outlives_its_terminal(start: Callable[..., Gllm]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it to whom it starts
+    try:
+        running = start("-w", "0")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    running.until(READY)
+    running.process.send_signal(signal.SIGHUP)
+    program(running, "worker-0").kill()
+    running.until("worker-0 is back after ")  # so it has had the time to obey
+    assert "Stopping." not in running.text
+
+
 def test_an_interrupt_while_the_model_loads_leaves_nothing(start: Callable[..., Gllm], mark: Mark) -> None:
     running = start("-w", "0", "--load-model", "org/tiny", STAND_IN_LOAD_S="60")
     running.until("Loading org/tiny: 0%")
