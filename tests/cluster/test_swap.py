@@ -353,13 +353,23 @@ async def test_calls_for_the_model_that_comes_wait_from_the_first_moment() -> No
 
 
 async def test_once_it_has_failed_nobody_waits_for_it_any_more() -> None:
-    workers = serving("w1")
-    workers[0].broken.add("next")
+    """Not even while those that had changed are given back what they served."""
+    workers = serving("w1", "w2")
+    workers[1].broken.add("next")
     async with cluster(*workers) as here:
-        await carried_out(here)
+        swap = await here.swaps.begin(NEXT)
+        await eventually(lambda: models(workers)[0] == "next")
+        workers[0].gate.clear()
+        async with asyncio.timeout(5):
+            while swap.outcome is not Outcome.RETURNING or workers[0].now.state is WorkerState.READY:
+                await asyncio.sleep(0.002)
+            await eventually(lambda: here.fleet.standing("demo") != "leaving")
+            assert "next" not in here.fleet.coming
+            with pytest.raises(NoReplica):
+                here.fleet.lease(call("next"))
+            workers[0].gate.set()
+            await swap.feed.ended()
         assert here.fleet.coming == ()
-        with pytest.raises(NoReplica):
-            here.fleet.lease(call("next"))
 
 
 async def test_who_follows_sees_each_step_and_the_end() -> None:

@@ -1,5 +1,6 @@
 """Workers' addresses and the turn to change models, in a real Redis."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -31,7 +32,7 @@ async def test_one_that_nobody_finds_well_is_told_no_more(store: SharedStore, mo
     addresses = RedisAddresses(store)
     monkeypatch.setattr(redis_cluster, "KEPT_S", 0.05)
     await addresses.share(["http://w1:9000"])
-    time.sleep(0.1)  # by the clock of Redis
+    await asyncio.sleep(0.1)  # by the clock of Redis
     assert await addresses.share([]) == []
 
 
@@ -46,7 +47,7 @@ async def test_a_turn_is_one_gateways_until_it_is_freed_or_its_lease_ends(store:
     assert not await turn.is_free(), "another's is not freed"
     await turn.free("a")
     assert await turn.take("b", 0.05)
-    time.sleep(0.1)
+    await asyncio.sleep(0.1)
     assert await turn.take("a", 10.0)
 
 
