@@ -134,6 +134,22 @@ async def test_where_nobody_is_the_wish_is_kept_for_those_that_come() -> None:
         assert [order.model for order in worker.loads] == ["next"]
 
 
+async def test_newcomers_get_what_all_serve_already_until_all_are_emptied_by_whomever() -> None:
+    workers = [*serving("w1"), ScriptedWorker("w2"), ScriptedWorker("w3")]
+    here = Gathering(*workers, clock=time.monotonic, heartbeat_s=BRIEFLY_S)
+    async with here.running():
+        await here.announce("w1")
+        swap = await carried_out(here, Wish(Order(model="demo")))
+        assert (swap.rounds, swap.outcome) == ((), Outcome.DONE)
+        await here.announce("w2")
+        await eventually(lambda: here.serving() == {"w1", "w2"})
+        for each in workers[:2]:
+            await each.release(drain_s=0.0)
+        await eventually(lambda: not here.fleet.replicas)
+        await here.announce("w3")
+        assert (here.members.current, workers[2].loads) == (None, [])
+
+
 async def test_an_order_that_was_heard_twice_is_carried_out_once() -> None:
     """The first answer was lost; the second says that it is in progress."""
     (worker,) = serving("w1")
