@@ -30,7 +30,7 @@ def call(
         route=route,
         model=model,
         body=b"{}",
-        expires_at=0.0,
+        expires_at=1e9,
         prompt_bytes=prompt_bytes,
         max_tokens=max_tokens,
         choices=choices,

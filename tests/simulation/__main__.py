@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.draw import world_of
 from tests.simulation.invariants import check
+from tests.simulation.memory import at_hand
 from tests.simulation.seeds import failures
 from tests.simulation.shrink import shrunk
 from tests.simulation.simulate import simulate
@@ -28,7 +29,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return _many(asked.seeds, asked.jobs)
     if asked.seed is None:
         parser.error("name a seed, or --seeds FROM:TO")
-    return _one(asked.seed, shrink=asked.shrink, about=asked.about or "")
+    with at_hand():
+        return _one(asked.seed, shrink=asked.shrink, about=asked.about or "")
 
 
 def _one(seed: int, *, shrink: bool, about: str) -> int:
@@ -39,7 +41,8 @@ def _one(seed: int, *, shrink: bool, about: str) -> int:
         world = shrunk(world, violations[0].invariant)
         history = simulate(world)
         violations = check(history)
-    print(f"seed {seed}: {len(world.visits)} visits, {len(world.engines)} engines, settings {world.settings}")
+    count = f"{len(world.visits)} visits, {world.gateways} gateways, {len(world.engines)} engines"
+    print(f"seed {seed}: {count}, settings {world.settings}")
     print("\n".join(str(engine) for engine in world.engines))
     print("\n".join(line for line in history.lines() if about in line))
     print("\n".join(f"VIOLATED {violation}" for violation in violations) or "all invariants hold")

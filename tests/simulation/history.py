@@ -11,7 +11,8 @@ from app.engines.scripted import Work
 from app.telemetry.base import Event
 from app.telemetry.record import Record
 from app.wire.sse import data_of, split
-from tests.simulation.world import Visit, World
+from tests.simulation.link import Exchange
+from tests.simulation.world import StoreFault, Visit, World
 
 
 @dataclass
@@ -141,11 +142,27 @@ class Peaks:
 
 
 @dataclass
+class Counted:
+    """What one gateway told of usage when all was over: requests, prompt tokens and completion tokens."""
+
+    own: tuple[int, int, int] = (0, 0, 0)
+    """In its own file."""
+    told: tuple[int, int, int] = (0, 0, 0)
+    """To whoever asks it."""
+    of_all: bool = False
+    """It says that this is what all gateways counted."""
+
+
+@dataclass
 class Left:
     """What is still held when all is over; empty, if all was given back."""
 
     held: dict[str, int] = field(default_factory=dict)
     tasks: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    """In Redis: the requests that have a part of a limit, and"""
+    claims: list[str] = field(default_factory=list)
+    """the runs that have an idempotency key."""
 
 
 @dataclass
@@ -157,12 +174,15 @@ class History:
     begun: list[str] = field(default_factory=list)
     """The requests of which telemetry was told that they began."""
     records: list[Record] = field(default_factory=list)
-    events: list[tuple[float, Event]] = field(default_factory=list)
+    events: list[tuple[float, int, Event]] = field(default_factory=list)
+    """What each gateway told beside its requests."""
     works: dict[str, list[Work]] = field(default_factory=dict)
     """By engine."""
     peaks: Peaks = field(default_factory=Peaks)
-    charged: tuple[int, int, int] = (0, 0, 0)
-    """Requests, prompt tokens and completion tokens in the ledger."""
+    exchanges: list[Exchange] = field(default_factory=list)
+    """With Redis."""
+    counted: list[Counted] = field(default_factory=list)
+    """By gateway."""
     left: Left = field(default_factory=Left)
     stuck: str = ""
     """Who still waited when nothing could happen any more, or when the time was over."""
@@ -212,6 +232,11 @@ class History:
         for fault in self.world.faults:
             yield fault.at, f"{fault.engine}: {fault.trouble} for {fault.until - fault.at:g} s, share {fault.share}"
             yield fault.until, f"{fault.engine}: no longer {fault.trouble}"
+        for trouble in self.world.store_faults:
+            yield trouble.at, f"store: {_of_store(trouble)}"
+            yield trouble.until, f"store: no longer {trouble.trouble}"
+        for exchange in self.exchanges:
+            yield exchange.began, f"gateway-{exchange.gateway}: asks the store: {exchange}"
         for seen in self.all_seen:
             yield from _of_client(seen)
         for name, works in self.works.items():
@@ -220,11 +245,17 @@ class History:
                 yield work.ended or self.ended, f"{name}: {work.end} {work.call.id} after {len(work.made)} tokens"
         for record in self.records:
             yield record.ended, f"gateway: {record.id} is {record.outcome}, {_told(record)}"
-        for at, event in self.events:
-            yield at, f"gateway: {event}"
+        for at, gateway, event in self.events:
+            yield at, f"gateway-{gateway}: {event}"
         for line in self.logged:
             yield self.ended, f"log: {line}"
-        yield self.ended, f"the end, {self.turns} turns, {self.peaks}, {self.left} {self.stuck}"
+        yield self.ended, f"the end, {self.turns} turns, {self.peaks}, {self.left}, {self.counted} {self.stuck}"
+
+
+def _of_store(fault: StoreFault) -> str:
+    whom = "all" if fault.gateway is None else f"gateway-{fault.gateway}"
+    empty = ", and comes back empty" if fault.empties else ""
+    return f"{fault.trouble} to {whom} for {fault.until - fault.at:g} s, share {fault.share}{empty}"
 
 
 def _in_order(each: tuple[str, Work]) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.simulation.draw import world_of
 from tests.simulation.invariants import Violation, check
+from tests.simulation.memory import at_hand
 from tests.simulation.simulate import simulate
 
 KEPT = Path(__file__).parent / "kept_seeds.txt"
@@ -21,7 +22,8 @@ class Failure:
 
 
 def failures(seeds: range | list[int]) -> list[Failure]:
-    return [failure for failure in map(failure_of, seeds) if failure.violations]
+    with at_hand():
+        return [failure for failure in map(failure_of, seeds) if failure.violations]
 
 
 def failure_of(seed: int) -> Failure:

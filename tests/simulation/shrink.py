@@ -20,7 +20,9 @@ def shrunk(world: World, invariant: str) -> World:
     visits = _fewest(world.visits, lambda few: violated(replace(world, visits=tuple(few))), at_least=1)
     world = replace(world, visits=tuple(visits))
     faults = _fewest(world.faults, lambda few: violated(replace(world, faults=tuple(few))), at_least=0)
-    return replace(world, faults=tuple(faults))
+    world = replace(world, faults=tuple(faults))
+    at_store = _fewest(world.store_faults, lambda few: violated(replace(world, store_faults=tuple(few))), at_least=0)
+    return replace(world, store_faults=tuple(at_store))
 
 
 def _fewest(things: Sequence[T], enough: Callable[[Sequence[T]], bool], at_least: int) -> Sequence[T]:

@@ -11,7 +11,7 @@ from tests.simulation.draw import world_of
 from tests.simulation.simulate import simulate
 
 ROOT = Path(__file__).parents[2]
-SEEDS = [3, 8, 9, 16]
+SEEDS = [3, 8, 9, 16, 112, 286]
 
 DIGESTS = f"""
 from tests.simulation.simulate import simulate

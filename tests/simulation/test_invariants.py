@@ -15,9 +15,9 @@ import pytest
 from app.engines.scripted import End, Script, Work
 from app.errors import Outcome
 from app.generation import Call, Route, Usage
-from app.telemetry.base import CircuitChanged
+from app.telemetry.base import CircuitChanged, StoreChanged
 from app.tenant import Tenant
-from tests.simulation.draw import SETTINGS, UNSEEN
+from tests.simulation.draw import SETTINGS, UNSEEN, WITH_REDIS
 from tests.simulation.history import History, Seen
 from tests.simulation.invariants import INVARIANTS, check
 from tests.simulation.simulate import simulate
@@ -26,6 +26,8 @@ from tests.simulation.world import (
     EnginePlan,
     Fault,
     Manner,
+    StoreFault,
+    StoreTrouble,
     TenantPlan,
     Trouble,
     Visit,
@@ -53,14 +55,43 @@ WORLD = World(
 )
 
 
+KEYED, ELSEWHERE, NOTICES, KNOWS, KEYLESS = range(5)
+
+SHARED_WORLD = replace(
+    WORLD,
+    settings=WORLD.settings | {name: choices[0] for name, choices in WITH_REDIS.items()},
+    gateways=2,
+    visits=(
+        Visit("keyed", BEGAN_S, "model-0", stream=False, tokens=3, idempotency_key="key"),
+        Visit("elsewhere", BEGAN_S + 1, "model-0", stream=False, tokens=3, idempotency_key="key", gateway=1),
+        Visit("notices", BEGAN_S + 2.2, "model-0", stream=False, tokens=3, idempotency_key="a"),
+        Visit("knows", BEGAN_S + 2.5, "model-0", stream=False, tokens=3, idempotency_key="b"),
+        Visit("keyless", BEGAN_S + 2.6, "model-0", stream=False, tokens=3),
+    ),
+    faults=(),
+    store_faults=(StoreFault(StoreTrouble.LOST, BEGAN_S + 2, BEGAN_S + 3, share=1.0),),
+)
+
+
 @cache
 def _as_it_was() -> History:
     return simulate(WORLD)
 
 
+@cache
+def _as_it_was_with_redis() -> History:
+    return simulate(SHARED_WORLD)
+
+
 @pytest.fixture
 def history() -> History:
     return copy.deepcopy(_as_it_was())
+
+
+@pytest.fixture
+def shared() -> History:
+    """Of two gateways and their Redis, of which nothing is heard for a while."""
+    return copy.deepcopy(_as_it_was_with_redis())
 
 
 def _seen(history: History, which: int) -> Seen:
@@ -94,7 +125,7 @@ def _failed_while_all_was_well(history: History) -> None:
 
 
 def _circuit(history: History, name: str, *states: tuple[str, float]) -> None:
-    history.events = [(BEGAN_S + at, CircuitChanged(name, state)) for state, at in states]
+    history.events = [(BEGAN_S + at, 0, CircuitChanged(name, state)) for state, at in states]
 
 
 def _worked_while_open(history: History) -> None:
@@ -132,6 +163,16 @@ def _of_one_tenant(history: History, **limits: Any) -> None:
 def _two_at_once(history: History) -> None:
     _of_one_tenant(history, concurrent=1)
     _work(history, WHOLE).began = BEGAN_S
+
+
+def _all_at_once_at_two_gateways(history: History) -> None:
+    """One gateway could not reach Redis for a while, and had a part of the limit; another one had all of it."""
+    _of_one_tenant(history, concurrent=2)
+    for which in (KEYED, KEYLESS):
+        _work(history, which).began = BEGAN_S
+    works = history.works[_works(history, KEYED)[0][0]]
+    for number in range(3):
+        works.append(replace(_work(history, KEYED), ended=BEGAN_S + 3 + number))
 
 
 def _one_tenant_waits_for_all_of_another(history: History) -> None:
@@ -320,7 +361,7 @@ BREAKS: dict[str, list[Break]] = {
     ],
     "those_who_wait_are_served_by_their_weights": [_one_tenant_waits_for_all_of_another],
     "the_ledger_has_what_was_recorded": [
-        lambda history: setattr(history, "charged", (0, 0, 0)),
+        lambda history: setattr(history.counted[0], "told", (0, 0, 0)),
         lambda history: _record(history, GONE, usage=None),
     ],
     "no_answer_begins_after_its_deadline": [
@@ -335,6 +376,53 @@ BREAKS: dict[str, list[Break]] = {
         lambda history: history.left.held.update({"leases of engine-0": 1}),
         lambda history: history.left.tasks.append("Prober._probe"),
     ],
+}
+
+
+def _begun_all_the_same(history: History) -> None:
+    seen = _seen(history, KNOWS)
+    call = Call(seen.visit.id, Route.CHAT, "model-0", seen.visit.body(), BEGAN_S + 1_000)
+    history.works["engine-0"].append(Work(call, Script(), BEGAN_S + 2.5, BEGAN_S + 2.6, End.FINISHED))
+
+
+def _never_found_again(history: History) -> None:
+    history.events = [each for each in history.events if not (each[0] > BEGAN_S and each[2] == StoreChanged(True, ""))]
+
+
+def _never_answered(history: History) -> None:
+    next(each for each in history.exchanges if each.commands[0][0] != "HGETALL").ended = None
+
+
+BREAKS_WITH_REDIS: dict[str, list[Break]] = {
+    "while_redis_is_away_nothing_is_begun_for_a_key": [_begun_all_the_same],
+    "who_brings_a_key_while_redis_is_away_hears_so_at_once": [
+        lambda history: setattr(_seen(history, KNOWS), "returned", BEGAN_S + 2.55),
+    ],
+    "redis_is_no_reason_to_refuse_who_brings_no_key": [
+        lambda history: _record(history, KEYLESS, error="StoreDown"),
+    ],
+    "redis_keeps_nobody_waiting_longer_than_allowed": [
+        lambda history: setattr(_seen(history, KEYLESS), "body_sent", BEGAN_S + 2.49),
+    ],
+    "no_exchange_with_redis_lasts_longer_than_allowed": [
+        lambda history: setattr(history.exchanges[0], "ended", BEGAN_S),
+        _never_answered,
+    ],
+    "redis_is_given_up_only_where_something_is_wrong": [
+        lambda history: setattr(history, "world", replace(history.world, store_faults=())),
+    ],
+    "redis_is_found_again_soon_after_it_is_back": [_never_found_again],
+    "gateways_tell_the_same_usage_which_is_all_of_it": [
+        lambda history: setattr(history.counted[1], "told", (0, 0, 0)),
+        lambda history: setattr(history.counted[0], "own", (0, 0, 0)),
+        lambda history: setattr(history.counted[0], "of_all", False),
+    ],
+    "nothing_is_held_in_redis_when_all_is_over": [
+        lambda history: history.left.places.append("gateway-1:0"),
+        lambda history: history.left.claims.append("gateway.run"),
+    ],
+    "a_key_is_executed_with_success_at_most_once": [lambda history: _of_one_key(history, KEYED, KEYLESS)],
+    "nobody_has_more_at_once_than_allowed": [_all_at_once_at_two_gateways],
 }
 
 
@@ -355,5 +443,21 @@ def test_what_is_broken_is_seen(history: History, name: str, index: int) -> None
     assert all(len(message) < 500 for message in found), "a message is read by people"
 
 
+def test_with_redis_all_hold_as_it_was(shared: History) -> None:
+    assert check(shared) == []
+    assert [seen.status for seen in shared.seen] == [200, 200, 503, 503, 200]
+    assert _seen(shared, ELSEWHERE).headers["idempotent-replayed"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), [(name, index) for name, ways in BREAKS_WITH_REDIS.items() for index in range(len(ways))]
+)
+def test_what_is_broken_with_redis_is_seen(shared: History, name: str, index: int) -> None:
+    BREAKS_WITH_REDIS[name][index](shared)
+    found = [violation.message for violation in check(shared) if violation.invariant == name]
+    assert found
+    assert all(len(message) < 500 for message in found), "a message is read by people"
+
+
 def test_each_invariant_has_been_seen_to_fail() -> None:
-    assert set(BREAKS) == {invariant.__name__ for invariant in INVARIANTS}
+    assert BREAKS.keys() | BREAKS_WITH_REDIS.keys() == {invariant.__name__ for invariant in INVARIANTS}

@@ -4,7 +4,7 @@ Without this nobody would know whether worlds are rough enough for an invariant 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
@@ -13,7 +13,7 @@ import pytest
 
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Lease, Replica
-from app.errors import EngineBusy
+from app.errors import EngineBusy, StoreDown
 from app.gateway.admission import Admission
 from app.gateway.answers import EventStream
 from app.gateway.app import Gateway
@@ -25,14 +25,25 @@ from app.reliability.fair_queue import FairQueue, Fifo
 from app.reliability.ledger import Ledger
 from app.reliability.recording import Recording
 from app.reliability.retry import RetryBudget
+from app.reliability.stores import redis as redis_store
+from app.reliability.stores import redis_quota
+from app.reliability.stores.answer_keys import AnswerKeys
 from app.reliability.stores.answers import Key
 from app.reliability.stores.embedded import EmbeddedAnswers
+from app.reliability.stores.lease import Lease as KeyLease
+from app.reliability.stores.patience import Patience
+from app.reliability.stores.redis import SharedStore
+from app.reliability.stores.redis_quota import RedisQuota
+from app.reliability.stores.shared import SharedAnswers
+from app.reliability.stores.sqlite_ledger import SqliteLedger
 from app.wire.answers import ChatStream
 from tests.simulation.draw import world_of
 from tests.simulation.invariants import check
 from tests.simulation.simulate import simulate
 
-WORLDS = 150
+WORLDS = range(150)
+WITH_REDIS = range(340, 640, 2)
+"""Where each of the defects below is found soon."""
 
 Defect = Callable[[], AbstractContextManager[Any]]
 
@@ -70,6 +81,38 @@ async def _forgotten(answers: EmbeddedAnswers, key: Key) -> None:
     """No key was ever used."""
 
 
+async def _at_any_rate(answers: SharedAnswers, key: Key) -> Any:
+    """Who cannot ask has it."""
+    try:
+        return await _claim(answers, key)
+    except StoreDown:
+        return KeyLease(answers._keys, key, "nobody.knows")
+
+
+async def _to_everybody(keys: AnswerKeys, key: Key, token: str) -> list[Any]:
+    return [b"ours"]
+
+
+async def _once(quota: RedisQuota) -> None:
+    """What does not arrive is not said again."""
+    await _settle(quota)
+    quota._unsent = []
+
+
+async def _first_look(store: SharedStore) -> None:
+    await store._look()
+
+
+async def _kept_for_ever(lease: KeyLease, error: object) -> None:
+    """Who let go of a key goes on renewing it."""
+
+
+def _refused(*args: Any) -> Any:
+    raise StoreDown
+
+
+_claim = SharedAnswers.claim
+_settle = RedisQuota.settle
 _write = EventStream.write
 _reader = Recording.reader
 _lease = Fleet.lease
@@ -121,8 +164,61 @@ DEFECTS: dict[str, tuple[Defect, str]] = {
 }
 
 
-def _violated(worlds: int) -> Iterator[set[str]]:
-    for seed in range(worlds):
+DEFECTS_WITH_REDIS: dict[str, tuple[Defect, str]] = {
+    "keys go on without Redis": (
+        method(SharedAnswers, "claim", _at_any_rate),
+        "while_redis_is_away_nothing_is_begun_for_a_key",
+    ),
+    "every gateway has keys of its own": (
+        method(AnswerKeys, "claim", _to_everybody),
+        "a_key_is_executed_once_at_a_time",
+    ),
+    "Redis is asked though it is known to be away": (
+        method(SharedStore, "_ask", SharedStore._answers),
+        "who_brings_a_key_while_redis_is_away_hears_so_at_once",
+    ),
+    "nobody is let in without Redis": (
+        method(RedisQuota, "_part_of", _refused),
+        "redis_is_no_reason_to_refuse_who_brings_no_key",
+    ),
+    "Redis is waited for": (method(Patience, "_overdue", nothing), "redis_keeps_nobody_waiting_longer_than_allowed"),
+    "answers are waited for": (
+        method(Patience, "_overdue", nothing),
+        "no_exchange_with_redis_lasts_longer_than_allowed",
+    ),
+    "a script that is not known is an outage": (
+        lambda: mock.patch.object(redis_store, "_is_refusal", yes),
+        "redis_is_given_up_only_where_something_is_wrong",
+    ),
+    "Redis is not looked for again": (
+        method(SharedStore, "keep_watch", _first_look),
+        "redis_is_found_again_soon_after_it_is_back",
+    ),
+    "without Redis every gateway has the whole limit": (
+        lambda: mock.patch.object(redis_quota, "_part", lambda limits, share: limits),
+        "nobody_makes_more_requests_than_allowed",
+    ),
+    "every gateway has limits of its own": (
+        method(RedisQuota, "reserve", lambda quota, call, expected: quota._local.reserve(call, expected)),
+        "nobody_has_more_at_once_than_allowed",
+    ),
+    "what Redis did not hear is not said again": (
+        method(RedisQuota, "settle", _once),
+        "nothing_is_held_in_redis_when_all_is_over",
+    ),
+    "a key is renewed for ever": (
+        method(KeyLease, "release", _kept_for_ever),
+        "nothing_is_held_in_redis_when_all_is_over",
+    ),
+    "a Redis that has forgotten is not told again": (
+        method(SqliteLedger, "share_all_again", nothing),
+        "gateways_tell_the_same_usage_which_is_all_of_it",
+    ),
+}
+
+
+def _violated(seeds: Iterable[int]) -> Iterator[set[str]]:
+    for seed in seeds:
         yield {violation.invariant for violation in check(simulate(world_of(seed)))}
 
 
@@ -131,3 +227,10 @@ def test_a_defect_is_found(what: str) -> None:
     defect, invariant = DEFECTS[what]
     with defect():
         assert any(invariant in violated for violated in _violated(WORLDS))
+
+
+@pytest.mark.parametrize("what", DEFECTS_WITH_REDIS)
+def test_a_defect_is_found_where_redis_comes_and_goes(what: str) -> None:
+    defect, invariant = DEFECTS_WITH_REDIS[what]
+    with defect():
+        assert any(invariant in violated for violated in _violated(WITH_REDIS))

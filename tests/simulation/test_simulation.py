@@ -13,7 +13,7 @@ from tests.simulation.shrink import shrunk
 from tests.simulation.simulate import simulate
 
 SEEDS = 300
-AT_ONCE = 100
+AT_ONCE = 50
 
 
 @pytest.mark.parametrize("seed", kept_seeds())

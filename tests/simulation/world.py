@@ -1,4 +1,4 @@
-"""What a simulation is made of: engines and their faults, clients and their ways.
+"""What a simulation is made of: gateways, engines and a Redis, with their faults; clients and their ways.
 
 All of it is fixed before it begins, and nothing depends on what the gateway does: worlds stay while gateways change.
 """
@@ -7,10 +7,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 BEGAN_S = 1_000.0
 """When a world begins, on its clock."""
+
+
+KNOW_EACH_OTHER_S = 6.0
+"""So long before, gateways begin that share a Redis: until the first client comes each knows how many they are."""
 
 
 class Trouble(StrEnum):
@@ -40,6 +45,43 @@ class Fault:
     until: float
     share: float
     """Of the calls that meet it."""
+
+
+class StoreTrouble(StrEnum):
+    """What may be wrong between gateways and the Redis that they share."""
+
+    GONE = "gone"
+    """Connections break, new ones are refused."""
+    LOST = "lost"
+    """What is sent never arrives."""
+    UNANSWERED = "unanswered"
+    """It is done, and nothing comes back."""
+    CUT = "cut"
+    """It is done, or a part of it, or nothing; and the connection breaks where the answer should come."""
+    LATE = "late"
+    """It is done when nobody waits for it any more, and what was sent after it may be done before it."""
+    SLOW = "slow"
+    """Answers take a while, some longer than anybody waits."""
+    REFUSING = "refusing"
+    """It is full, or only reads, or loads its data."""
+    FORGETFUL = "forgetful"
+    """Its scripts are gone, again and again; its data are not."""
+
+
+@dataclass(frozen=True)
+class StoreFault:
+    trouble: StoreTrouble
+    at: float
+    until: float
+    share: float
+    """Of the exchanges that meet it."""
+    gateway: int | None = None
+    """The one that has it; `None`: all."""
+    empties: bool = False
+    """What comes back has forgotten everything: a Redis without a disk was started again."""
+
+    def meets(self, gateway: int) -> bool:
+        return self.gateway is None or self.gateway == gateway
 
 
 @dataclass(frozen=True)
@@ -117,6 +159,9 @@ class Visit:
     idempotency_key: str | None = None
     seen_events: int | None = None
     """It comes back for the rest of a stream of which it has so many events."""
+    session: str | None = None
+    gateway: int = 0
+    """Where it comes."""
 
     def body(self) -> bytes:
         asked: dict[str, Any] = {
@@ -141,6 +186,8 @@ class Visit:
             told.append((b"last-event-id", b"%d" % self.seen_events))
         if self.priority is not None:
             told.append((b"x-priority", self.priority.encode()))
+        if self.session is not None:
+            told.append((b"x-session-id", self.session.encode()))
         return told
 
 
@@ -154,6 +201,10 @@ class World:
     """Without any, the gateway is open."""
     faults: tuple[Fault, ...] = ()
     drains_at: float | None = None
+    """The first gateway; others go on."""
+    gateways: int = 1
+    store_faults: tuple[StoreFault, ...] = ()
+    """Of the Redis that they share, where `settings` say that they do."""
     wall_jumps: tuple[tuple[float, float], ...] = ()
     """When the clock on the wall jumps, and by how much. Nothing that lasts may go by that clock."""
 
@@ -163,6 +214,16 @@ class World:
         return not self.faults
 
     @property
+    def shared(self) -> bool:
+        """There is a Redis."""
+        return "REDIS_TIMEOUT" in self.settings
+
+    @property
+    def faults_end(self) -> float:
+        ends = [fault.until for fault in self.faults] + [fault.until for fault in self.store_faults]
+        return max(ends, default=0.0)
+
+    @cached_property
     def models(self) -> list[str]:
         return sorted({model for engine in self.engines for model in engine.models})
 

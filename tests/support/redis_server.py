@@ -24,17 +24,24 @@ def executable() -> str:
 
 
 class RedisServer:
-    """It keeps nothing, and listens to this machine only. Started again, it has the same port and forgot everything."""
+    """It keeps nothing, and listens to this machine only. Started again, it has the same place and forgot all."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, at_socket: bool = False) -> None:
+        """`at_socket`: at a file in its folder instead of a port, which is quicker, and nobody else's by chance."""
         self._folder = folder
         self._log = folder / "redis.log"
-        self._port = _free_port()
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        if at_socket:
+            self.socket = str(folder / "redis.sock")
+            self.url = f"unix://{self.socket}"
+            self._place = ["--port", "0", "--unixsocket", self.socket]
+        else:
+            port = _free_port()
+            self.url = f"redis://127.0.0.1:{port}/0"
+            self._place = ["--bind", "127.0.0.1", "--port", str(port)]
         self.start()
 
     def start(self) -> None:
-        options = ["--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--appendonly", "no"]
+        options = [*self._place, "--save", "", "--appendonly", "no"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [executable(), *options, "--dir", str(self._folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -75,8 +82,8 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[RedisServer]:
-    server = RedisServer(folder)
+def redis_server(folder: Path, *, at_socket: bool = False) -> Iterator[RedisServer]:
+    server = RedisServer(folder, at_socket=at_socket)
     try:
         yield server
     finally:

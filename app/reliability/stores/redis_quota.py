@@ -8,6 +8,7 @@ Redis. While Redis is away each gateway lets in its part of the limits.
 import asyncio
 import itertools
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from app.clock import Clock
+from app.errors import DeadlinePassed
 from app.generation import Call, Expected
 from app.reliability.allowance import Levels, Scope, larger, refusal, scopes_of, standings
 from app.reliability.quota import LocalQuota, Reservation, Turnover, given_back
@@ -28,6 +30,9 @@ BATCH = 200
 """Settlements, or renewals, that are sent to Redis at once."""
 UNSENT = 100_000
 """Settlements that are kept while Redis is away; of the oldest beyond, the leases end by themselves."""
+COUNTS = 3
+"""So many renewals a lease lasts, and so often in a row there must be fewer gateways until there are: a Redis that has
+just forgotten everything knows none until each has said again that it lives."""
 UNKNOWN_SHARE = 0.5
 """Of each limit, for a gateway that has never learned how many there are."""
 
@@ -59,6 +64,7 @@ class RedisQuota:
         self._turnover = Turnover()
         self._local = LocalQuota(clock)
         self._held: dict[str, _Lease] = {}
+        self._counts: deque[int] = deque(maxlen=COUNTS)
         self._unsent: list[_Settlement] = []
         self._news = asyncio.Event()
 
@@ -116,7 +122,10 @@ class RedisQuota:
             keys = [key for lease in leases for key in lease.keys]
             ids: list[Part] = [lease.id for lease in leases for _ in range(len(lease.keys) // 2)]
             with suppress(StoreUnavailable):  # then the next round renews, or takes up again
-                self.gateways = await self._store.run(RENEW, [_GATEWAYS, *keys], [self._name, _LEASE_US, *ids])
+                count = await self._store.run(RENEW, [_GATEWAYS, *keys], [self._name, _LEASE_US, *ids])
+                if first == 0:
+                    self._counts.append(count)
+                    self.gateways = max(self._counts)
 
     @asynccontextmanager
     async def _reserved(self, call: Call, expected: Expected, scopes: list[Scope]) -> AsyncIterator[Reservation]:
@@ -146,10 +155,13 @@ class RedisQuota:
         lease = self._lease(call, expected, scopes)
         sent = self._store.available
         try:
-            answer = await self._store.run(RESERVE, lease.keys, _asked(lease, expected, scopes))
-        except BaseException:
+            async with asyncio.timeout(call.expires_at - self._clock()):
+                answer = await self._store.run(RESERVE, lease.keys, _asked(lease, expected, scopes))
+        except BaseException as error:
             if sent:  # it may have been done all the same
                 self._give_back(lease, 1, expected.tokens)
+            if isinstance(error, TimeoutError):
+                raise DeadlinePassed from None  # a time limit of the store's own is `StoreUnavailable`
             raise
         stand = list(zip(scopes, _levels(answer, scopes), strict=True))
         if not answer[0]:

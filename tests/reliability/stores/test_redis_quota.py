@@ -16,7 +16,7 @@ from app.generation import Call, Expected
 from app.reliability.quota import LocalQuota, Quota, Reservation
 from app.reliability.stores import redis_quota as subject
 from app.reliability.stores.redis import Part, Script, SharedStore, StoreUnavailable
-from app.reliability.stores.redis_quota import LEASE_S, RedisQuota
+from app.reliability.stores.redis_quota import COUNTS, LEASE_S, RedisQuota
 from app.tenant import Kind, Limits, Tenant
 from tests.reliability.calls import call, expected, tenant
 from tests.reliability.worlds import GENEROUS_S, SharedWorld, shared_world
@@ -89,8 +89,18 @@ async def test_gateways_learn_how_many_they_are(world: SharedWorld) -> None:
     await one.renew()
     assert (one.gateways, other.gateways) == (2, 2)
     await world.advance(LEASE_S + 0.001)
-    await one.renew()
+    for _ in range(COUNTS):
+        await one.renew()
     assert one.gateways == 1
+
+
+async def test_a_redis_that_has_forgotten_does_not_make_gateways_few(world: SharedWorld) -> None:
+    one, other = gateway(world.store), gateway(world.store)
+    for each in (one, other, one):
+        await each.renew()
+    await world.store.command("DEL", "gllm:{quota}:gateways")
+    await one.renew()
+    assert (one.gateways, other.gateways) == (2, 2), "the other has had no time yet to say that it lives"
 
 
 # --- gateways that die ------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What must be true of every history. Each says in a sentence where it is not."""
 
 from tests.simulation.history import History
-from tests.simulation.invariants import answers, circuits, ends, engines, keys, lines, tenants, time
+from tests.simulation.invariants import answers, circuits, ends, engines, keys, lines, store, tenants, time
 from tests.simulation.invariants.base import INVARIANTS, Violation
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "engines",
     "keys",
     "lines",
+    "store",
     "tenants",
     "time",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from app.engines.scripted import End
 from app.errors import Outcome
+from app.telemetry.record import Record
 from app.wire.errors import ERRORS
 from tests.simulation.history import History, Seen
 from tests.simulation.invariants.base import AT_ONCE_S, code_of, invariant, with_records
@@ -86,10 +87,17 @@ def an_engine_is_blamed_only_where_one_failed(history: History) -> Iterator[str]
         if record.outcome in (Outcome.UPSTREAM_FAILED, Outcome.INTERRUPTED):
             tries = works[seen.visit.id]
             well = all(work.end is End.FINISHED and work.script.ends_properly for _, work in tries)
-            if well and record.error != "NoReplica":
+            if well and record.error != "NoReplica" and not _may_have_lost_its_maker(history, seen, record):
                 yield f"{record.id} is recorded as {record.outcome}, and its engines did all that they were asked"
             if record.error == "NoReplica" and history.world.calm:
                 yield f"{record.id} found no replica, and all of them were well"
+
+
+def _may_have_lost_its_maker(history: History, seen: Seen, record: Record) -> bool:
+    """It read an answer through Redis, and the gateway that makes it went, or could not say that it still does."""
+    world = history.world
+    may_go = world.shared and (len(world.store_faults) > 0 or world.drains_at is not None)
+    return may_go and seen.visit.idempotency_key is not None and record.error == "EngineBroken"
 
 
 @invariant
@@ -97,9 +105,12 @@ def where_nothing_is_wrong_everybody_gets_an_answer_or_an_honest_refusal(history
     """Liveness: a refusal there has to do with how many come, or how little time they have."""
     honest = {Outcome.OK, Outcome.QUEUE_FULL, Outcome.DEADLINE, Outcome.RATE_LIMITED, Outcome.DRAINING}
     theirs = (400, 401, 408, 409, 422)
+    of_keys = {"NotReplayable", *(["StoreDown"] if history.world.store_faults else [])}
     if history.world.calm:
         for seen, record in with_records(history):
             there = seen.hung_up is None and seen.cut_off is None and seen.killed is None
+            if seen.visit.idempotency_key is not None and record.error in of_keys:
+                continue
             if there and seen.status not in theirs and record.outcome not in {*honest, Outcome.CLIENT_GONE}:
                 yield f"{record.id} is recorded as {record.outcome} {record.error} while all was well"
 

@@ -5,8 +5,10 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
+from app.reliability.stores.answer_keys import FOLLOWED_S
+from app.reliability.stores.shared import BEAT_S
 from tests.simulation.history import History
-from tests.simulation.invariants.base import AT_ONCE_S, TICK_S, hedges, invariant, with_records
+from tests.simulation.invariants.base import AT_ONCE_S, TICK_S, asking_s, hedges, invariant, with_records
 from tests.simulation.world import BEGAN_S
 
 BUDGET_WINDOW_S = 20.0
@@ -73,10 +75,11 @@ def nothing_is_tried_again_once_the_client_has_read(history: History) -> Iterato
 @invariant
 def work_ends_with_its_request(history: History) -> Iterator[str]:
     """A client that is gone, an answer that is over: the engine is free in the same moment. With a key it goes on for
-    others, and for a while for nobody."""
+    others, and for a while for nobody; word that somebody follows through Redis counts a while longer."""
     works = history.works_by_answer()
     ended = {record.id: record.ended for record in history.records}
-    grace_s = history.world.settings["IDEMPOTENCY_GRACE"] + TICK_S
+    followed_s = FOLLOWED_S + BEAT_S + asking_s(history) if history.world.shared else 0.0
+    grace_s = history.world.settings["IDEMPOTENCY_GRACE"] + TICK_S + followed_s
     for family in history.families():
         overs = [min(ended.get(seen.visit.id, math.inf), seen.left or math.inf) for seen in family]
         over = max(overs) + AT_ONCE_S + (grace_s if family[0].visit.idempotency_key is not None else 0.0)
