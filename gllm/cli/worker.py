@@ -111,6 +111,9 @@ def settings_from(args: argparse.Namespace, environment: Mapping[str, str]) -> S
     if args.engine_args and not args.engine_args[0].startswith("-"):
         raise BadSetting(f"'{args.engine_args[0]}' is no option; what is meant for the engine follows '--'.")
     flags = {setting: getattr(args, setting) for setting, _ in FLAGS.values()}
+    if flags["gpus"] is None and not environment.get("GPUS"):
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        flags["gpus"] = "none" if visible in ("-1", "NoDevFiles") else visible
     flags |= {"model_name": args.model_name, "allow_anonymous": args.allow_anonymous}
     flags |= {"host": "127.0.0.1", "port": 0, "engine_replicas": 1}
     if args.engine_args:

@@ -18,6 +18,7 @@ from app.cluster.launchers.losses import EngineDidNotStart
 from app.cluster.launchers.plan import WILDCARDS, Machine, part, url_of
 from app.cluster.launchers.ports import NoPort
 from app.cluster.worker.announce import Announcer
+from app.cluster.worker.grip import NoGrip
 from app.cluster.worker.server import create_app, serving
 from app.cluster.worker.worker import LocalWorker, Post
 from app.errors import LoadFailed
@@ -56,7 +57,7 @@ def work(station: Station, early: MemoryHandler) -> int:
     try:
         with _listening(station.host, station.port) as listening:
             return uvloop.run(Working(station, listening, screen).run())
-    except (CannotListen, EngineDidNotStart, NoPort) as error:
+    except (CannotListen, EngineDidNotStart, NoGrip, NoPort) as error:
         print(f"gllm: {error}", file=sys.stderr)
         return FAILED
 
@@ -106,7 +107,7 @@ class Working:
         settings = self._settings
         gpus, on_cpu, threads = part(settings.engine, Machine.here(), 0)
         return LocalWorker(
-            Post(name, _engine_host(self._station.host), self._host, gpus, on_cpu, threads),
+            Post(name, _engine_host(self._station.host), self._host, gpus, on_cpu, threads, exclusive=True),
             settings.engine,
             settings.storage.state_dir,
             on_progress=lambda name, line: self._progress.line(name, line),
@@ -138,9 +139,9 @@ class Working:
 
     async def _report(self) -> None:
         """Every change of state in a line."""
-        before = await self._worker.status()
+        before = self._worker.now
         while not self._stopping.is_set():
-            now = await self._worker.status(before.version, 60)
+            now = await self._worker.news(before.version, 60)
             if now.state is not before.state:
                 self._show(now)
             before = now

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from app.cluster.launchers.plan import BUILDS, Machine, Place, missing
 from app.settings import Engine
@@ -46,8 +46,8 @@ def command(
 
 def check(config: LLMConfig, engine: EngineType) -> None:
     """What was asked for and would be left out is an error, before anything is started."""
-    if engine not in BUILDS:
-        raise ValueError(f"engine={engine!r} is none of {', '.join(map(repr, BUILDS))}.")
+    if engine not in get_args(EngineType):
+        raise ValueError(f"engine={engine!r} is none of {', '.join(map(repr, sorted(get_args(EngineType))))}.")
     if engine == "transformers":
         _transformers_options(config)
 

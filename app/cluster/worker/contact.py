@@ -1,6 +1,7 @@
 """What a worker asks its engine, and tells it: rarely, and beside the requests of others."""
 
 import asyncio
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -72,8 +73,10 @@ class Contact:
             return None
         return f"was answered with {answer.status_code}"
 
-    async def put_adapter(self, adapter: Adapter) -> None:
-        answer = await self._tell("load_lora_adapter", {"lora_name": adapter.name, "lora_path": adapter.path})
+    async def put_adapter(self, adapter: Adapter, *, instead: bool = False) -> None:
+        """`instead` of another one of this name."""
+        order: dict[str, str | bool] = {"lora_name": adapter.name, "lora_path": adapter.path}
+        answer = await self._tell("load_lora_adapter", order | ({"load_inplace": True} if instead else {}))
         if answer.status_code != 200:
             raise LoadFailed(f"The adapter {adapter.name} could not be loaded: {_sentence(answer)}", param="path")
 
@@ -84,7 +87,7 @@ class Contact:
         if answer.status_code != 200:
             raise LoadFailed(f"The adapter {name} could not be removed: {_sentence(answer)}", param="name")
 
-    async def _tell(self, what: str, body: dict[str, str]) -> httpx.Response:
+    async def _tell(self, what: str, body: Mapping[str, str | bool]) -> httpx.Response:
         try:
             answer = await self._http.post(f"/v1/{what}", json=body, timeout=ADAPTER_S)
         except httpx.HTTPError as error:

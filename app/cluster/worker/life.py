@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +48,25 @@ class Pace:
 class Life:
     """An `async with` block: entering starts the process, leaving ends it and all that it started."""
 
-    def __init__(self, launch: Launch, log: Path, told: Told, pace: Pace, clock: Clock, *, headless: bool) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        log: Path,
+        told: Told,
+        pace: Pace,
+        clock: Clock,
+        *,
+        headless: bool,
+        held: Sequence[int] = (),
+    ) -> None:
+        """`held`: descriptors of the lease that it runs under."""
         self._launch = launch
         self._log = log
         self._told = told
         self._pace = pace
         self._clock = clock
         self._headless = headless
+        self._held = held
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -76,7 +88,7 @@ class Life:
             env.pop(name, None)
         try:
             return await EngineProcess.start(
-                self._launch.argv, env, log=log, told=self._told, grace_s=self._pace.grace_s
+                self._launch.argv, env, log=log, told=self._told, grace_s=self._pace.grace_s, held=self._held
             )
         except OSError as error:
             raise EngineDidNotStart(f"{self._launch.name} could not be started: {error.strerror}.", []) from error

@@ -2,10 +2,7 @@
 
 import re
 
-_PERCENT = re.compile(
-    r"(?:Loading \S+ checkpoint shards|Loading checkpoint shards|Loading weights|Fetching \d+ files|Downloading shards)"
-    r"[^:]*:\s*(\d{1,3})%"
-)
+_PERCENT = re.compile(r"\b(?:[Ll]oading\b[^:|]*|Fetching \d+ files|Downloading shards): +(\d{1,3})%")
 """vLLM, and the libraries that it and others load with."""
 
 _STEP = re.compile(r"engine: (importing|loading model|loading weights|warming up|ready)\b")

@@ -14,25 +14,27 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential
 
 from app.clock import Clock
 from app.cluster.control import Adapter, Failure, Order, Progress, Released, Status, WorkerState
+from app.cluster.gpus.proof import LIMIT_S
 from app.cluster.launchers.losses import EngineDidNotStart, EngineLost
 from app.cluster.launchers.plan import HOST, Build, Launch, Machine, Place, launch, missing, part, url_of
-from app.cluster.launchers.ports import Ports
+from app.cluster.launchers.ports import LAST_PORT, Ports
 from app.cluster.worker.board import Board
+from app.cluster.worker.grip import gripped, name_of
 from app.cluster.worker.inbox import Change, Inbox
-from app.cluster.worker.life import Life, Pace
+from app.cluster.worker.life import AFTERMATH_S, Life, Pace
 from app.cluster.worker.logs import said
 from app.cluster.worker.speech import part_of
-from app.errors import LoadFailed, LoadInProgress, NotOffered, UnknownAdapter, WorkerUnreachable
+from app.errors import LoadFailed, LoadInProgress, NotOffered, NotReleased, UnknownAdapter, WorkerUnreachable
 from app.settings import Engine
 from app.version import VERSION
 
@@ -46,6 +48,9 @@ LOOKED_LATELY = 5
 
 TAIL_LINES, TAIL_CHARS = 20, 500
 """Of what an engine said last, in a status that is sent again and again."""
+
+STOPPING_S = 2.0
+"""That a worker which ends waits to see its memory back."""
 
 UP = (WorkerState.READY, WorkerState.DRAINING)
 
@@ -66,6 +71,8 @@ class Post:
     """As in GPUS."""
     on_cpu: bool = False
     threads: int = 1
+    exclusive: bool = False
+    """Nobody else may stand under its name in the same state folder."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class LocalWorker:
         self._post = post
         self._engine = engine
         self._log = state_dir / "logs" / f"{post.name}.log"
+        self._holds = (name_of(post.name, state_dir),) if post.exclusive else ()
         self._on_progress = on_progress
         self._heartbeat_s = heartbeat_s
         self._build = build
@@ -101,8 +109,9 @@ class LocalWorker:
         self._clock = clock
         self._inbox = Inbox()
         self._life: Life | None = None
+        self._serving = Order(model="")
         self._was_ready = False
-        """With the order at hand."""
+        """With what it serves now."""
         self._kept_out = False
         """By `drain`: it comes up again as it was."""
         self._stopping = False
@@ -124,6 +133,9 @@ class LocalWorker:
         if self._build is None and (lacking := missing(self._engine)):
             raise EngineDidNotStart(lacking, [])
         async with AsyncExitStack() as stack:
+            self._grip = await stack.enter_async_context(gripped(self._post.gpus, self._holds, self._tell))
+            self._proof = self._grip.proof()
+            self._board.change(gpus=self._grip.shown)
             self._ports = Ports(self._post.host, self._engine.port_start)
             stack.callback(self._ports.close)
             self._port = self._next_port()
@@ -160,10 +172,14 @@ class LocalWorker:
     async def status(self, after: int = -1, wait_s: float = 0.0) -> Status:
         self._lookers += 1
         try:
-            return await self._board.look(after, wait_s)
+            return await self.news(after, wait_s)
         finally:
             self._lookers -= 1
             self._looked_at = self._clock()
+
+    async def news(self, after: int, wait_s: float) -> Status:
+        """For those who send no requests here: no drain waits until they have seen it."""
+        return await self._board.look(after, wait_s)
 
     async def load(self, order: Order, *, drain_s: float, force: bool = False) -> Status:
         self._check_alive()
@@ -174,6 +190,7 @@ class LocalWorker:
         self._check(order)
         if not force and self._serves(order):
             self._kept_out = False
+            self._serving = order
             self._board.change(order=order, state=WorkerState.READY, reason="", failure=None)
             return self.now
         self._kept_out = False
@@ -181,7 +198,7 @@ class LocalWorker:
         if self.now.state in UP:
             self._make_way(f"It makes way for {order.model}.")
         else:
-            self._is_about_to_serve(order, Progress(step="starting"))
+            self._is_about_to_serve(order, Progress(step="starting"), reason="")
         return self.now
 
     async def release(self, *, drain_s: float) -> Released:
@@ -192,7 +209,8 @@ class LocalWorker:
         """For good: the last word is said, and the block only remains to be left."""
         if not self._stopping:
             self._stopping = True
-            await self._released(drain_s)
+            with suppress(NotReleased):  # it has been said
+                await self._released(drain_s)
             self._board.change(state=WorkerState.STOPPED, reason="", progress=None)
 
     async def drain(self) -> Status:
@@ -207,7 +225,8 @@ class LocalWorker:
             return self.now
         if adapter.name in self.now.names:
             raise LoadFailed(f"{adapter.name} is the name of the model itself.", param="name")
-        await life.contact.put_adapter(adapter)
+        replaced = any(each.name == adapter.name for each in self.now.adapters)
+        await life.contact.put_adapter(adapter, instead=replaced)
         if life is self._life:
             others = tuple(each for each in self.now.adapters if each.name != adapter.name)
             self._board.change(adapters=(*others, adapter))
@@ -293,7 +312,7 @@ class LocalWorker:
                 change = await self._inbox.take()
                 if change.order is None:
                     served = None
-                    self._give_back(change)
+                    await self._give_back(change)
                 else:
                     served = await self._carry_out(change.order, served)
         finally:
@@ -302,18 +321,22 @@ class LocalWorker:
                 self._inbox.open.released.exception()  # perhaps nobody waits for it
             self._board.change(state=WorkerState.STOPPED, progress=None, reason="", engine_url=None)
 
-    def _give_back(self, change: Change) -> None:
+    async def _give_back(self, change: Change) -> None:
+        try:
+            released = await self._proof.released(limit_s=STOPPING_S if self._stopping else LIMIT_S)
+        except NotReleased as error:
+            self._idle(WorkerState.FAILED, error.message)
+            change.released.set_exception(error)
+            change.released.exception()  # perhaps nobody waits for it
+        else:
+            self._idle(WorkerState.EMPTY, "")
+            change.released.set_result(released)
+
+    def _idle(self, state: WorkerState, reason: str) -> None:
         self._inbox.settle()
         self._board.change(
-            state=WorkerState.EMPTY,
-            order=None,
-            names=(),
-            adapters=(),
-            progress=None,
-            reason="",
-            engine_url=None,
+            state=state, order=None, names=(), adapters=(), progress=None, reason=reason, engine_url=None
         )
-        change.released.set_result(Released(proved=False, note="Nobody has looked at its GPUs."))
 
     async def _carry_out(self, order: Order, served: Served | None) -> Served | None:
         """What was served when something else was asked."""
@@ -322,12 +345,9 @@ class LocalWorker:
         try:
             return await self._serve(Served(order, adapters), "starting")
         except EngineLost as lost:
-            if self._was_ready:
-                self._failed(str(lost))
-                return None
-            self._board.change(failure=_failure(order, lost))
-            self._on_progress(self.name, str(lost))
-            if served is None or self._inbox.holds_something:
+            self._board.change(failure=_failure(self._serving, lost))
+            self._tell(str(lost))
+            if served is None or self._was_ready or self._inbox.holds_something:
                 self._failed(str(lost))
                 return None
         try:
@@ -344,7 +364,7 @@ class LocalWorker:
 
     async def _serve(self, served: Served, step: str) -> Served:
         """Until something else is asked. It is started again when it dies, if it was ready once."""
-        self._was_ready = False
+        self._serving, self._was_ready = served.order, False
         self._board.change(adapters=served.adapters)
         lives = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, EngineLost) and self._was_ready),
@@ -354,15 +374,19 @@ class LocalWorker:
             before_sleep=self._died,
             reraise=True,
         )
-        while not await lives(self._live, served.order, step):
+        while not await lives(self._live, step):
             step = "starting"
-        return Served(served.order, self.now.adapters)
+        return Served(self._serving, self.now.adapters)
 
-    async def _live(self, order: Order, step: str) -> bool:
+    async def _live(self, step: str) -> bool:
         """One life of its engine. Ends because something else is asked: true; or after a long time: false."""
+        async with self._inbox.making_way():
+            await self._see_memory_back()
         if self._inbox.holds_something:
             return True
-        self._is_about_to_serve(order, Progress(step=step), starts=self.now.starts + 1)
+        order, self._proof = self._serving, self._grip.proof()
+        reason = self.now.reason if self._inbox.open is None else ""  # it says how the last one died
+        self._is_about_to_serve(order, Progress(step=step), starts=self.now.starts + 1, reason=reason)
         self._port = self._port if self._ports.still_free(self._port) else self._next_port()
         ready_at = None
         try:
@@ -381,11 +405,19 @@ class LocalWorker:
             self._life = None
         return True
 
+    async def _see_memory_back(self) -> None:
+        """What the last engine had. An engine that finds too little says so itself."""
+        try:
+            await self._proof.released()
+        except NotReleased as error:
+            self._tell(error.message)
+
     def _life_of(self, order: Order) -> Life:
         launch = self._launch(order)
         headless = "--headless" in self._meant(order).args
         self._board.change(engine_url=None if headless else url_of(self._public_host, launch.port))
-        return Life(launch, self._log, self._heard, self._pace, self._clock, headless=headless)
+        held = self._grip.descriptors
+        return Life(launch, self._log, self._heard, self._pace, self._clock, headless=headless, held=held)
 
     async def _bring_up(self, life: Life, order: Order) -> None:
         await life.until_ready()
@@ -410,8 +442,9 @@ class LocalWorker:
         try:
             await life.contact.put_adapter(adapter)
         except (LoadFailed, NotOffered) as error:
-            self._on_progress(self.name, error.message)
-            self._board.change(adapters=tuple(each for each in self.now.adapters if each != adapter))
+            if not await life.is_gone_within(AFTERMATH_S):  # else it is not the adapter's fault
+                self._tell(error.message)
+                self._board.change(adapters=tuple(each for each in self.now.adapters if each != adapter))
 
     async def _let_go(self, life: Life) -> None:
         """Whoever sends here must have seen that it is draining; then what runs may finish."""
@@ -435,27 +468,24 @@ class LocalWorker:
     def _make_way(self, reason: str) -> None:
         self._board.change(state=WorkerState.DRAINING, progress=Progress(step="draining"), reason=reason)
 
-    def _is_about_to_serve(self, order: Order, progress: Progress, starts: int | None = None) -> None:
-        self._board.change(
-            state=WorkerState.LOADING,
-            order=order,
-            names=self._names(order),
-            progress=progress,
-            starts=self.now.starts if starts is None else starts,
-        )
+    def _is_about_to_serve(self, order: Order, progress: Progress, **more: Any) -> None:
+        self._board.change(state=WorkerState.LOADING, order=order, names=self._names(order), progress=progress, **more)
 
     def _died(self, state: RetryCallState) -> None:
         lost = state.outcome and state.outcome.exception()
         pause_s = state.next_action.sleep if state.next_action else 0.0
         sentence = f"{lost} It is started again in {pause_s:.1f} s."
-        self._on_progress(self.name, sentence)
+        self._tell(sentence)
         self._board.change(state=WorkerState.LOADING, reason=sentence, progress=None, engine_url=None)
 
     def _step(self, step: str) -> None:
         self._board.change(progress=Progress(step=step))
 
-    def _heard(self, line: str) -> None:
+    def _tell(self, line: str) -> None:
         self._on_progress(self.name, line)
+
+    def _heard(self, line: str) -> None:
+        self._tell(line)
         progress = self.now.progress
         if self.now.state is not WorkerState.LOADING or progress is None:
             return
@@ -474,13 +504,14 @@ class LocalWorker:
     def _launch(self, order: Order) -> Launch:
         post = self._post
         place = Place(self._port, post.gpus, post.on_cpu, post.threads, post.host, self._names(order))
-        return launch(self.name, self._meant(order), place, self._build)
+        planned = launch(self.name, self._meant(order), place, self._build)
+        return replace(planned, env={**planned.env, **self._grip.env})
 
     def _next_port(self) -> int:
         before = len(self._ports.skipped)
         port = next(self._ports)
         for taken in self._ports.skipped[before:]:
-            self._on_progress(self.name, f"Port {taken} is taken; trying the next.")
+            self._tell(f"Port {taken} is taken; trying the next.")
         return port
 
 
@@ -489,11 +520,13 @@ def crew(
 ) -> tuple[LocalWorker, ...]:
     """Workers for all replicas of an engine on this machine, which they share."""
     machine = Machine.here()
-    posts = [Post(f"engine-{n}", HOST, "", *part(engine, machine, n)) for n in range(engine.replicas)]
-    return tuple(
-        LocalWorker(post, engine, state_dir, on_progress=on_progress, heartbeat_s=heartbeat_s, build=build)
-        for post in posts
-    )
+
+    def worker(number: int) -> LocalWorker:
+        post = Post(f"engine-{number}", HOST, "", *part(engine, machine, number))
+        own = replace(engine, port_start=min(engine.port_start + number, LAST_PORT))
+        return LocalWorker(post, own, state_dir, on_progress=on_progress, heartbeat_s=heartbeat_s, build=build)
+
+    return tuple(map(worker, range(engine.replicas)))
 
 
 def _fault(order: Order) -> str | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.cluster.launchers import plan as planning
-from app.cluster.launchers.plan import Launch, Machine, missing, plan
+from app.cluster.launchers.plan import Launch, Machine, Place, launch, missing, plan
 from app.engines.vllm import command as vllm
 from app.settings import Engine
 
@@ -48,6 +48,29 @@ def test_vllm_is_told_that_it_is_on_a_cpu_only_where_it_is() -> None:
         assert "--enforce-eager" in launch.argv
     (launch,) = planned(Engine(type="vllm"), GPUS)
     assert "VLLM_TARGET_DEVICE" not in launch.env_defaults
+
+
+def test_a_command_of_ones_own_is_filled_in_and_other_braces_stay() -> None:
+    command = ("serve", "{model}", "--at={host}:{port}", "--as", "{name}", '--json={"a": {}, "b": "{x}"}')
+    (launch,) = planned(Engine(type="command", command=command, model="org/m", args=("--more",)))
+    assert launch.argv == ("serve", "org/m", "--at=127.0.0.1:8100", "--as", "org/m", command[-1], "--more")
+
+
+def test_a_place_says_names_and_where_to_listen() -> None:
+    place = Place(8100, (), True, 2, host="0.0.0.0", names=("a", "b"))
+    for engine in (Engine(), Engine(type="vllm")):
+        started = launch("w", engine, place)
+        words = " ".join(started.argv)
+        assert "--served-model-name a b --" in words
+        assert "--host 0.0.0.0 --port 8100" in words
+        assert started.base_url == "http://127.0.0.1:8100"
+    assert launch("w", Engine(), Place(1, (), True, 2, host="::1")).base_url == "http://[::1]:1"
+
+
+def test_adapters_can_be_put_into_a_vllm_that_was_started_for_them() -> None:
+    (launch,) = planned(Engine(type="vllm", args=("--enable-lora",)))
+    assert launch.env_defaults["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in planned(Engine(type="vllm"))[0].env_defaults
 
 
 def test_a_local_model_needs_no_hub(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@
 
 `bad`: cannot be loaded. `dies0.5`: crashes so long after its first request. `mute`: never answers its first request.
 `sick`: answers 500 to it. `slow2`: loads for so long. `busy`: `/health` takes 0.6 s. `embeds`: offers no completions.
-`untold`: has no metrics. In the folder, a file `hang` stops all its answers, and `work` says how many requests run.
+`untold`: has no metrics. `helper`: starts one. `seen`: says which GPUs it sees. In the folder, a file `hang` stops all
+its answers, and `work` says how many requests run.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -62,6 +64,9 @@ class Handler(BaseHTTPRequestHandler):
             if not Path(body["lora_path"]).exists():
                 self._refuse(f"No adapter found for {body['lora_path']}")
                 return
+            if body["lora_name"] in adapters and not body.get("load_inplace"):
+                self._refuse(f"The lora adapter '{body['lora_name']}' has already been loaded.")
+                return
             adapters[body["lora_name"]] = body["lora_path"]
             self._answer("Success")
         elif adapters.pop(body["lora_name"], None) is None:
@@ -95,6 +100,11 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+if "helper" in script:
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    print("helper", helper.pid, flush=True)
+if "seen" in script:
+    print("sees", os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("CLUSTER_SECRET"), flush=True)
 print(f"loading {args.model}", flush=True)
 if "bad" in script:
     sys.exit(f"no such model: {args.model}")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from app.cluster.worker.announce import Announcer
 
-HOST, PORT = "127.0.0.1", 23_980
+HOST, PORT = "127.0.0.1", 24_380
 GATEWAY = f"http://{HOST}:{PORT}"
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from app.cluster.control import Status, WorkerState
 from tests.cluster.worker.conftest import SCRIPTED
-from tests.support.processes import ROOT, Server, clean_environment, comes_true, free_port
+from tests.support.processes import ROOT, Server, alive, clean_environment, comes_true, free_port
 
 SOON_S = 60.0
 WORKER = (sys.executable, "-c", "import sys; from gllm.cli import main; sys.exit(main())", "worker")
@@ -82,8 +82,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     families = [member for each in started if each.running for member in each.family()]
     for each in started:
         each.end()
-    _, alive = psutil.wait_procs(families, timeout=15)
-    assert alive == []
+    _, left = psutil.wait_procs(families, timeout=15)
+    assert left == []
 
 
 def test_it_serves_until_interrupted_and_says_its_last_word(start: Start) -> None:
@@ -117,8 +117,8 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
     worker.until_said("Once more stops at once.")
     worker.signal(signal.SIGTERM)
     assert worker.wait(2) == 130
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert left == []
 
 
 def test_a_signal_while_the_engine_loads_leaves_nothing(start: Start) -> None:
@@ -135,10 +135,32 @@ def test_kill_9_leaves_no_engine_and_the_next_start_finds_its_ports_free(start: 
     url = worker.until_ready().engine_url
     family = worker.family()
     worker.kill()
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
-    again = start("--model", "well", port=worker.port)
+    again = start("--model", "well", port=worker.port)  # at once: it waits until the last engine is gone
     assert again.until_ready().engine_url == url
+    _, left = psutil.wait_procs(family, timeout=0)
+    assert left == []
+
+
+def test_what_a_keeper_could_not_end_the_next_start_does(start: Start) -> None:
+    worker = start("--model", "well-helper")
+    worker.until_ready()
+    keeper, *_ = worker.family()
+    helper = int(worker.said.partition("helper ")[2].split()[0])
+    keeper.suspend()
+    worker.kill()
+    keeper.kill()
+    assert alive(helper)
+    again = start("--model", "well", port=worker.port)
+    again.until_ready()
+    assert not alive(helper)
+    assert f"Ended process {helper} (python" in again.said
+
+
+def test_a_name_is_used_once_in_a_folder(start: Start) -> None:
+    start("--model", "well").until_ready()
+    other = start("--model", "well")
+    assert other.wait(SOON_S) == 1
+    assert "gllm: The name w is in use by process " in other.said
 
 
 def test_taken_ports_are_skipped_and_said(start: Start) -> None:
@@ -251,5 +273,5 @@ def test_the_real_engine_loaded_swapped_killed_and_released(start: Start, tmp_pa
     worker.until(lambda status: bool(status.progress and status.progress.said), 180)
     family = worker.family()
     worker.kill()
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert left == []

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.cluster.control import Adapter, Order, WorkerState
+from app.cluster.worker.worker import crew
 from app.errors import LoadFailed, LoadInProgress, NotOffered, UnknownAdapter, WorkerUnreachable
+from app.settings import Engine
 from tests.cluster.worker.conftest import QUICK, Bench, engine_process, family, loaded, settled, until
 
 EMPTY, LOADING, READY = WorkerState.EMPTY, WorkerState.LOADING, WorkerState.READY
@@ -20,7 +22,7 @@ async def test_an_engine_is_loaded_tried_and_ended(bench: Bench) -> None:
         status = await loaded(worker, "well-slow0.3", names=("a", "b"), id="7")
         assert (status.state, status.names, status.starts) == (READY, ("a", "b"), 1)
         assert status.order == Order(model="well-slow0.3", names=("a", "b"), id="7")
-        assert status.engine_url == "http://127.0.0.1:23600"
+        assert status.engine_url == "http://127.0.0.1:24200"
         assert "asked for a" in bench.lines
     assert bench.states == [EMPTY, LOADING, READY, STOPPED]
     assert bench.steps == ["starting", "loading", "trying"]
@@ -106,7 +108,9 @@ async def test_a_first_load_that_fails_is_not_repeated(bench: Bench) -> None:
         assert (status.state, status.starts) == (FAILED, 1)
         assert status.failure
         assert status.failure.tail[-1] == "no such model: bad"
-        assert (await loaded(worker, "well")).state is READY
+        status = await loaded(worker, "well")
+        assert (status.state, status.reason) == (READY, "")
+    assert {seen.reason for seen in bench.seen if seen.state is LOADING} == {""}
 
 
 async def test_an_engine_without_completions_is_tried_by_its_list(bench: Bench) -> None:
@@ -119,9 +123,12 @@ async def test_what_is_served_already_is_not_loaded_again(bench: Bench) -> None:
         await loaded(worker, "well", id="1")
         status = await worker.load(Order(model="well", names=("well",), id="2"), drain_s=5)
         assert (status.state, status.starts, status.order and status.order.id) == (READY, 1, "2")
-        assert (await loaded(worker, "well", force=True)).starts == 2
-        assert (await loaded(worker, "well", args=("--quiet",))).starts == 3
-        assert (await loaded(worker, "well", args=("--quiet",), names=("x",))).starts == 4
+        engine_process().kill()
+        status = await until(worker, lambda status: status.starts == 2 and status.state is READY)
+        assert (status.order and status.order.id) == "2"
+        assert (await loaded(worker, "well", force=True)).starts == 3
+        assert (await loaded(worker, "well", args=("--quiet",))).starts == 4
+        assert (await loaded(worker, "well", args=("--quiet",), names=("x",))).starts == 5
 
 
 async def test_two_loads_at_once_are_one_and_a_refusal(bench: Bench) -> None:
@@ -189,6 +196,8 @@ async def test_one_that_dies_again_and_again_is_given_up(bench: Bench) -> None:
         await worker.load(Order(model="well-dies0.2"), drain_s=5)
         status = await until(worker, lambda status: status.state is FAILED)
         assert (status.starts, status.reason) == (6, "w ended by itself: exit code 9.")
+        assert status.failure
+        assert status.failure.tail[-1] == "asked for well-dies0.2"
         assert (await loaded(worker, "well")).state is READY
 
 
@@ -253,6 +262,15 @@ async def test_adapters_are_put_back_after_a_crash(bench: Bench, tmp_path: Path)
         assert (await loaded(worker, "other")).adapters == ()
 
 
+async def test_an_adapter_takes_the_place_of_another_one_of_its_name(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    old, new = Adapter(name="a", path=str(tmp_path)), Adapter(name="a", path=str(tmp_path / "new"))
+    async with bench.worker(args=("--enable-lora",)) as worker:
+        await loaded(worker, "well")
+        for adapter in (old, old, new):
+            assert (await worker.put_adapter(adapter)).adapters == (adapter,)
+
+
 async def test_adapters_that_cannot_be_had(bench: Bench) -> None:
     async with bench.worker(args=("--enable-lora",)) as worker:
         with pytest.raises(NotOffered):
@@ -311,23 +329,40 @@ async def test_leaving_while_it_loads_leaves_nothing(bench: Bench, when_s: float
 
 
 async def test_a_taken_port_is_skipped_and_told(bench: Bench) -> None:
-    blocker = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 23_600)
+    blocker = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 24_200)
     async with blocker, bench.worker() as worker:
-        assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:23601"
-    assert bench.lines[0] == "Port 23600 is taken; trying the next."
+        assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:24201"
+    assert bench.lines[0] == "Port 24200 is taken; trying the next."
 
 
 async def test_a_port_that_was_taken_meanwhile_is_not_used(bench: Bench) -> None:
     async with bench.worker() as worker:
-        blocker = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 23_600)
+        blocker = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 24_200)
         async with blocker:
-            assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:23601"
+            assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:24201"
 
 
 async def test_many_rounds_leave_nothing(bench: Bench) -> None:
     for _ in range(20):
         async with bench.worker() as worker:
-            assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:23600"
+            assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:24200"
             await worker.release(drain_s=0)
         bench.seen.clear()
     assert sorted(path.name for path in bench.folder.rglob("*")) == ["logs", "w.log"]
+
+
+async def test_workers_of_one_process_share_its_machine(bench: Bench) -> None:
+    engine = Engine(type="vllm", replicas=2, gpus=("0", "1"), port_start=24_200)
+    told: list[tuple[str, str]] = []
+    one, two = crew(
+        engine, bench.folder, on_progress=lambda *line: told.append(line), heartbeat_s=0.1, build=bench.build
+    )
+    async with asyncio.timeout(30), one, two:
+        first, second = await asyncio.gather(loaded(one, "well"), loaded(two, "well"))
+        assert (first.name, second.name) == ("engine-0", "engine-1")
+        assert (first.gpus, second.gpus) == (("0",), ("1",))
+        assert (first.engine_url, second.engine_url) == ("http://127.0.0.1:24200", "http://127.0.0.1:24201")
+    assert sorted(told) == [
+        *(("engine-0", "asked for well"), ("engine-0", "loading well")),
+        *(("engine-1", "asked for well"), ("engine-1", "loading well")),
+    ]
