@@ -84,6 +84,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What it serves or is about to."""
     names: tuple[str, ...] = ()
     """What callers call that."""
+    coming: tuple[str, ...] = ()
+    """While it drains to make way for something else: what callers will call that."""
     adapters: tuple[Adapter, ...] = ()
     progress: Progress | None = None
     reason: str = ""

@@ -88,6 +88,10 @@ class Member:
         return self.present and self.status is not None and self.status.state is WorkerState.READY
 
     @property
+    def empty(self) -> bool:
+        return self.status is not None and self.status.state is WorkerState.EMPTY
+
+    @property
     def answers(self) -> bool:
         """Its engine has been asked from here, and is well."""
         return self.replica is not None and self.replica.state is State.READY

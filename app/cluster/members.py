@@ -286,6 +286,8 @@ class Members:
         stopped = status.state is WorkerState.STOPPED
         member.standing, member.reason = (Standing.GONE, "It has stopped.") if stopped else (Standing.SEEN, "")
         _remember(member, before, status)
+        if member.empty and member.released and all(each.empty for each in self.present):
+            self._wish = None  # all were emptied on purpose, by whomever
         if stopped:
             self._seats.leave(member, known=False)
             await self._withdraw(member)

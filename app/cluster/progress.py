@@ -52,7 +52,7 @@ class Feed:
         self.steps: dict[str, Step] = {}
         self._numbers: dict[str, int] = {}
         self._count = 0
-        self._closed = False
+        self.closed = False
         self._news = asyncio.Event()
 
     def tell(self, step: Step) -> None:
@@ -63,18 +63,18 @@ class Feed:
             self._wake()
 
     def close(self) -> None:
-        self._closed = True
+        self.closed = True
         self._wake()
 
     async def ended(self) -> None:
-        while not self._closed:
+        while not self.closed:
             await self._news.wait()
 
     async def after(self, seen: int) -> tuple[int, list[Step]]:
         """How many changes there are now, and what came of those after `seen`, once there are some. None at the end."""
         while True:
             fresh = sorted((number, name) for name, number in self._numbers.items() if number > seen)
-            if fresh or self._closed:
+            if fresh or self.closed:
                 return self._count, [self.steps[name] for _, name in fresh]
             await self._news.wait()
 

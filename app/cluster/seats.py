@@ -81,8 +81,8 @@ class Seats:
                 return self._coming(member, status, names)
             case WorkerState.READY if status.engine_url and (replica is None or replica.state is State.STARTING):
                 return self._coming(member, status, names)
-            case WorkerState.DRAINING if replica and replica.models and not set(names) <= replica.models.keys():
-                return self._coming(member, status, names)
+            case WorkerState.DRAINING if status.coming:
+                return Prospect(status.coming, True, self._slots)
             case WorkerState.FAILED if names:
                 return Prospect(names, coming=False)
             case _:

@@ -90,7 +90,7 @@ class Swap:
 
     @property
     def running(self) -> bool:
-        return self._seconds is None
+        return not self.feed.closed
 
     @property
     def failure(self) -> LoadFailed | None:
@@ -291,8 +291,8 @@ class Swaps:
         wish = _named(wish)
         await self._turn.take()
         try:
-            if wish.everywhere:
-                self._members.wish(wish.order if not self._members.present else None)
+            if wish.everywhere and not self._members.present:
+                self._members.wish(wish.order)
             swap = self._planned(wish)
             self._members.expect(wish.order, sum(map(len, swap.rounds)))
         except BaseException:
@@ -350,6 +350,8 @@ class Swaps:
                 keeping = beside.create_task(self._keep_turn(swap))
                 await swap.run()
                 keeping.cancel()
+            if swap.wish.everywhere and swap.outcome is Outcome.DONE:
+                self._members.wish(swap.wish.order)
         finally:
             self._members.expect(None)
             await self._turn.free()

@@ -247,6 +247,21 @@ async def test_a_draining_worker_gets_nothing_new_and_stays(w1: ScriptedWorker) 
     assert ("w1", "draining") in here.replicas_told
 
 
+async def test_what_a_draining_worker_makes_way_for_is_waited_for_at_every_gateway(w1: ScriptedWorker) -> None:
+    """Also under the same name: then nobody is refused, and the line does not prolong the drain."""
+    here = Gathering(w1)
+    member = await here.announce("w1")
+    w1.becomes(WorkerState.DRAINING, coming=("demo", "next"))
+    await here.members.look(member)
+    for model in ("demo", "next"):
+        assert here.fleet.standing(model) == "coming"
+        assert here.fleet.lease(call(model)) is None
+    assert here.fleet.lease(call(), waited=True) is None
+    w1.becomes(WorkerState.DRAINING, coming=())
+    await here.members.look(member)
+    assert here.fleet.standing("demo") == "leaving"
+
+
 async def test_an_engine_that_was_started_again_is_another_replica_and_the_old_one_ends_with_its_last_call(
     w1: ScriptedWorker,
 ) -> None:

@@ -134,6 +134,22 @@ async def test_where_nobody_is_the_wish_is_kept_for_those_that_come() -> None:
         assert [order.model for order in worker.loads] == ["next"]
 
 
+async def test_newcomers_get_what_all_serve_already_until_all_are_emptied_by_whomever() -> None:
+    workers = [*serving("w1"), ScriptedWorker("w2"), ScriptedWorker("w3")]
+    here = Gathering(*workers, clock=time.monotonic, heartbeat_s=BRIEFLY_S)
+    async with here.running():
+        await here.announce("w1")
+        swap = await carried_out(here, Wish(Order(model="demo")))
+        assert (swap.rounds, swap.outcome) == ((), Outcome.DONE)
+        await here.announce("w2")
+        await eventually(lambda: here.serving() == {"w1", "w2"})
+        for each in workers[:2]:
+            await each.release(drain_s=0.0)
+        await eventually(lambda: not here.fleet.replicas)
+        await here.announce("w3")
+        assert (here.members.current, workers[2].loads) == (None, [])
+
+
 async def test_an_order_that_was_heard_twice_is_carried_out_once() -> None:
     """The first answer was lost; the second says that it is in progress."""
     (worker,) = serving("w1")
@@ -353,13 +369,23 @@ async def test_calls_for_the_model_that_comes_wait_from_the_first_moment() -> No
 
 
 async def test_once_it_has_failed_nobody_waits_for_it_any_more() -> None:
-    workers = serving("w1")
-    workers[0].broken.add("next")
+    """Not even while those that had changed are given back what they served."""
+    workers = serving("w1", "w2")
+    workers[1].broken.add("next")
     async with cluster(*workers) as here:
-        await carried_out(here)
+        swap = await here.swaps.begin(NEXT)
+        await eventually(lambda: models(workers)[0] == "next")
+        workers[0].gate.clear()
+        async with asyncio.timeout(5):
+            while swap.outcome is not Outcome.RETURNING or workers[0].now.state is WorkerState.READY:
+                await asyncio.sleep(0.002)
+            await eventually(lambda: here.fleet.standing("demo") != "leaving")
+            assert "next" not in here.fleet.coming
+            with pytest.raises(NoReplica):
+                here.fleet.lease(call("next"))
+            workers[0].gate.set()
+            await swap.feed.ended()
         assert here.fleet.coming == ()
-        with pytest.raises(NoReplica):
-            here.fleet.lease(call("next"))
 
 
 async def test_who_follows_sees_each_step_and_the_end() -> None:

@@ -47,17 +47,21 @@ class WorkerProcess(Server):
 
 
 class Cluster:
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, **settings: str) -> None:
         self.folder = folder
         self.stack = stack
+        self.settings = settings
         self.port = free_port()
         self.workers: dict[str, WorkerProcess] = {}
         self.gateway = self.starts_gateway()
 
     def starts_gateway(self) -> GatewayProcess:
-        gateway = GatewayProcess("gateway", self.port, self.folder, ENGINE_TYPE="workers", **PACE)
-        self.gateway = self.stack.enter_context(running(gateway, ready="/livez"))
+        self.gateway = self.one_more_gateway("gateway", self.port)
         return self.gateway
+
+    def one_more_gateway(self, name: str, port: int) -> GatewayProcess:
+        gateway = GatewayProcess(name, port, self.folder, ENGINE_TYPE="workers", **PACE, **self.settings)
+        return self.stack.enter_context(running(gateway, ready="/livez"))
 
     def starts_worker(self, name: str, *args: str, port: int | None = None) -> WorkerProcess:
         worker = WorkerProcess(name, self.folder / name, self.gateway.url, *args, port=port)
@@ -92,12 +96,13 @@ class Cluster:
     def tails(self) -> str:
         return "\n".join(each.tail() for each in (self.gateway, *self.workers.values()))
 
-    def complete(self, model: str, timeout_s: float = ALLOWED_S) -> httpx.Response:
-        return self.gateway.http.post(
-            "/v1/completions",
+    def complete(self, model: str, http: httpx.Client | None = None, at: Server | None = None) -> httpx.Response:
+        gateway = at or self.gateway
+        return (http or gateway.http).post(
+            f"{gateway.url}/v1/completions",
             json={"model": model, "prompt": "Docker is", "max_tokens": 2},
-            headers={"x-request-timeout-ms": str(int(timeout_s * 1e3))},
-            timeout=timeout_s + 5,
+            headers={"x-request-timeout-ms": str(int(ALLOWED_S * 1e3))},
+            timeout=ALLOWED_S + 5,
         )
 
 
@@ -141,15 +146,16 @@ class Callers:
 
     def _send(self) -> None:
         began, sent = time.monotonic(), 0
-        with ThreadPoolExecutor(400) as threads:
+        no_limits = httpx.Limits(max_connections=None)  # whoever waits at the gateway keeps nobody waiting here
+        with httpx.Client(limits=no_limits, trust_env=False) as http, ThreadPoolExecutor(1_000) as threads:
             while not self._over.wait(max(0.0, began + sent / PER_SECOND - time.monotonic())):
-                threads.submit(self._call, self._models[sent % len(self._models)])
+                threads.submit(self._call, http, self._models[sent % len(self._models)])
                 sent += 1
 
-    def _call(self, model: str) -> None:
+    def _call(self, http: httpx.Client, model: str) -> None:
         began = time.monotonic()
         try:
-            answer = self._cluster.complete(model)
+            answer = self._cluster.complete(model, http)
         except httpx.HTTPError as error:
             self.answers.append((model, 0, repr(error), time.monotonic() - began))
         else:
@@ -225,6 +231,23 @@ def test_gpus_are_released_and_a_new_worker_gets_what_all_were_told(pair: Cluste
     pair.becomes(w1="empty", w2="empty", w3="empty")
     assert pair.complete("chat").status_code == 503
     assert pair.asked("GET", "/v1/models").json()["data"] == []
+
+
+def test_two_gateways_that_share_a_redis_share_workers_and_take_turns(tmp_path: Path, redis_url: str) -> None:
+    with ExitStack() as stack:
+        cluster = Cluster(tmp_path, stack, REDIS_URL=redis_url)
+        other = cluster.one_more_gateway("other", free_port())
+        cluster.starts_worker("w1")
+        cluster.becomes(w1="empty")
+        cluster.loads("well-1", names=["chat"])
+        assert comes_true(lambda: cluster.complete("chat", at=other).status_code == 200, SOON_S), cluster.tails()
+        cluster.asked("POST", "/admin/models", {"model": "well-2-slow3", "names": ["chat"]})
+        refused = other.http.post("/load_model", json={"model_path": "well-3"}, headers=KEY)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "load_in_progress")
+        assert "Another gateway" in refused.json()["error"]["message"]
+        assert cluster.complete("chat", at=other).status_code == 200, "it waits there, too"
+        cluster.workers["w1"].end()
+        assert comes_true(lambda: cluster.complete("chat", at=other).status_code == 503, SOON_S)
 
 
 # --- whatever is killed ---------------------------------------------------------------------------------------------

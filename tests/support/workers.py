@@ -117,7 +117,8 @@ class ScriptedWorker:
             return self.now
         former = served if self.now.state is WorkerState.READY else None
         if former is not None:
-            self.becomes(WorkerState.DRAINING, progress=Progress(step="draining"))
+            coming = order.names or (order.model.rpartition("/")[2],)
+            self.becomes(WorkerState.DRAINING, progress=Progress(step="draining"), coming=coming)
         else:
             self._loads(order, "starting")
         self._work = asyncio.create_task(self._carry_out(order, former))
@@ -180,7 +181,13 @@ class ScriptedWorker:
         names = order.names or (order.model.rpartition("/")[2],)
         self.engine.die()
         self.becomes(
-            WorkerState.LOADING, order=order, names=names, engine_url=None, progress=Progress(step=step), adapters=()
+            WorkerState.LOADING,
+            order=order,
+            names=names,
+            engine_url=None,
+            progress=Progress(step=step),
+            adapters=(),
+            coming=(),
         )
 
     async def _carry_out(self, order: Order, former: Order | None) -> None:

@@ -196,7 +196,7 @@ class LocalWorker:
         self._kept_out = False
         self._inbox.put(Change(order, self._clock() + drain_s))
         if self.now.state in UP:
-            self._make_way(f"It makes way for {order.model}.")
+            self._make_way(f"It makes way for {order.model}.", self._names(order))
         else:
             self._is_about_to_serve(order, Progress(step="starting"), reason="")
         return self.now
@@ -335,7 +335,14 @@ class LocalWorker:
     def _idle(self, state: WorkerState, reason: str) -> None:
         self._inbox.settle()
         self._board.change(
-            state=state, order=None, names=(), adapters=(), progress=None, reason=reason, engine_url=None
+            state=state,
+            order=None,
+            names=(),
+            coming=(),
+            adapters=(),
+            progress=None,
+            reason=reason,
+            engine_url=None,
         )
 
     async def _carry_out(self, order: Order, served: Served | None) -> Served | None:
@@ -465,11 +472,13 @@ class LocalWorker:
 
     # --- what becomes known of it --------------------------------------------------------------------------------
 
-    def _make_way(self, reason: str) -> None:
-        self._board.change(state=WorkerState.DRAINING, progress=Progress(step="draining"), reason=reason)
+    def _make_way(self, reason: str, coming: tuple[str, ...] = ()) -> None:
+        progress = Progress(step="draining")
+        self._board.change(state=WorkerState.DRAINING, progress=progress, reason=reason, coming=coming)
 
     def _is_about_to_serve(self, order: Order, progress: Progress, **more: Any) -> None:
-        self._board.change(state=WorkerState.LOADING, order=order, names=self._names(order), progress=progress, **more)
+        more |= {"order": order, "names": self._names(order), "coming": ()}
+        self._board.change(state=WorkerState.LOADING, progress=progress, **more)
 
     def _died(self, state: RetryCallState) -> None:
         lost = state.outcome and state.outcome.exception()
