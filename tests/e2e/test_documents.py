@@ -1,5 +1,5 @@
-"""Every example in the documents is run: a fenced block after `<!-- run: gateway -->`, `tenants` or
-`library`."""
+"""Every example in the documents is run: a fenced block after `<!-- run: gateway -->`, `tenants`, `library`,
+`start-cluster` (which starts one) or `cluster`."""
 
 import re
 import subprocess
@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import ROOT, Engine, GatewayProcess, clean_environment, free_port
+from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, free_port
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")])
-ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8000")
+ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):(8000|5333)")
 _BLOCK = re.compile(
-    r"(?:<!-- run: (?P<mark>gateway|tenants|library) -->\n)?^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$",
+    r"(?:<!-- run: (?P<mark>gateway|tenants|library|start-cluster|cluster) -->\n)?"
+    r"^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 _CURL = 'curl() { command curl --fail-with-body --silent --show-error --max-time 60 "$@"; }\n'
@@ -56,9 +57,9 @@ def that_need(what: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("example", found, ids=[each.where for each in found])
 
 
-def run(example: Example, url: str, folder: Path, **env: str) -> None:
+def run(example: Example, url: str, folder: Path, within_s: float = 60, **env: str) -> None:
     done = subprocess.run(
-        example.command(url), capture_output=True, text=True, timeout=60, env=clean_environment(**env), cwd=folder
+        example.command(url), capture_output=True, text=True, timeout=within_s, env=clean_environment(**env), cwd=folder
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
@@ -102,6 +103,27 @@ def test_an_example_with_keys_does_what_it_shows(checkout: Checkout, example: Ex
 @that_need("library")
 def test_an_example_that_starts_its_own_engines_does_what_it_shows(example: Example) -> None:
     run(example, "", ROOT)
+
+
+@pytest.fixture(scope="module")
+def cluster(logs: Path) -> Iterator[str]:
+    """Where the one listens that the README starts, at ports of its own."""
+    (example,) = [each for each in EXAMPLES if each.needs == "start-cluster"]
+    port, first = free_port(), free_port()
+    code = example.code.replace("--port 5333", f"--port {port}").replace("8200", str(first))
+    argv = ["bash", "-c", "exec " + code]
+    started = Server("cluster of the README", argv, port, logs / "readme-cluster.log", clean_environment(), ROOT)
+    try:
+        started.await_ready("/readyz", limit_s=240)
+        yield started.url
+    finally:
+        started.end()
+
+
+@pytest.mark.timeout(400)
+@that_need("cluster")
+def test_an_example_for_a_cluster_does_what_it_shows(cluster: str, example: Example) -> None:
+    run(example, cluster, ROOT, within_s=240)
 
 
 def test_no_example_that_talks_to_a_gateway_escapes() -> None:
