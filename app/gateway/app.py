@@ -14,13 +14,13 @@ from fastapi import FastAPI
 from app.clock import Clock
 from app.cluster.adapters import Adapters
 from app.cluster.fleet import Fleet
-from app.cluster.launchers.local import OnProgress
 from app.cluster.members import Members, Pace
 from app.cluster.probe import Prober
 from app.cluster.remote import ANSWER_S, RemoteWorker
 from app.cluster.seats import Seats
 from app.cluster.swap import Limits, Swaps
 from app.cluster.turn import Turn
+from app.cluster.worker.worker import OnProgress
 from app.engines.base import Engine
 from app.gateway.admin import Admin
 from app.gateway.admission import Admission, Ticket
@@ -164,7 +164,7 @@ class Gateway:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """What runs for as long as the server does. Engines go last: what still runs at the end runs on them."""
         try:
-            async with self.supply.started():
+            async with self.supply.started(self.members.join):
                 await self.members.look_first()
                 async with self._loops(), self._internally():
                     _leave_what_stays_to_the_end()

@@ -1,14 +1,17 @@
 """Where replicas come from: servers of others that the settings name, engines that are ours to start, or workers."""
 
+import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
 
 from app.clock import Clock
+from app.cluster.control import Order, Worker, WorkerState
 from app.cluster.fleet import Fleet
-from app.cluster.launchers.local import LocalEngine, LocalLauncher, OnProgress, State
 from app.cluster.replica import Replica
+from app.cluster.worker.crew import crew
+from app.cluster.worker.worker import LocalWorker, OnProgress
 from app.engines.base import Engine
 from app.engines.http import HttpEngine
 from app.engines.http import Timeouts as EngineTimeouts
@@ -16,10 +19,13 @@ from app.reliability.circuit import Circuit, CircuitState
 from app.reliability.limit import AdaptiveLimit
 from app.reliability.watch import Watch
 from app.settings import Settings
-from app.telemetry.base import CircuitChanged, EngineChanged, Telemetry
+from app.telemetry.base import CircuitChanged, Telemetry
 
 ADAPTED = 16
 """An adaptive limit may become so many times what it started with."""
+
+LONG_S = 3_600.0
+"""Between two looks at a worker that has no news."""
 
 LONGEST_PAUSES = 12
 """How many times its first pause a replica that goes on failing rests at most."""
@@ -39,7 +45,7 @@ class Supply:
         self._clock: Clock = watch.clock
         self._telemetry = telemetry
         self._on_progress = on_progress
-        self._started: dict[str, LocalEngine] = {}
+        self._failed: set[str] = set()
 
     def add(self, engines: Mapping[str, Engine] | None) -> None:
         """These, or those of others in the settings."""
@@ -53,37 +59,51 @@ class Supply:
         return self._replica(name, self.engine_at(url))
 
     @asynccontextmanager
-    async def started(self) -> AsyncIterator[None]:
+    async def started(self, join: Callable[[Worker], Awaitable[object]]) -> AsyncIterator[None]:
         """Ours, if there are no others. Whatever answers in the end, its connections are given back."""
         try:
             if self._fleet.replicas or self._settings.engine.type == "workers":
                 yield
             else:
-                async with self._launcher() as launcher:
-                    for engine in launcher.engines:
-                        self._fleet.add(self._replica(engine.name, self._http_engine(engine.base_url)))
+                async with self._crew() as workers, self._watching(workers):
+                    for worker in workers:
+                        await worker.load(Order(model=self._settings.engine.model), drain_s=0.0)
+                        await join(worker)
                     yield
         finally:
             for replica in self._fleet.replicas:
                 await replica.engine.aclose()
 
-    def _launcher(self) -> LocalLauncher:
+    def _crew(self) -> AbstractAsyncContextManager[tuple[LocalWorker, ...]]:
         settings = self._settings
-        return LocalLauncher(
-            settings.engine, settings.storage.state_dir, on_change=self._changed, on_progress=self._on_progress
+        return crew(
+            settings.engine,
+            settings.storage.state_dir,
+            on_progress=self._on_progress,
+            heartbeat_s=settings.cluster.heartbeat_s,
         )
 
-    def _changed(self, engine: LocalEngine) -> None:
-        self._telemetry.note(EngineChanged(engine.name, engine.state.value, engine.reason))
-        replica = self._fleet.find(engine.name)
-        if replica is not None and engine.state is not State.READY:
-            self._fleet.failed(replica, engine.reason or engine.state.value)
-        self._started[engine.name] = engine
-        failed = [each for each in self._started.values() if each.state is State.FAILED]
-        hopeless = engine in failed and (not engine.was_ready or len(failed) == self._settings.engine.replicas)
-        if hopeless and not self.failure:
-            self.failure = engine.reason
-            signal.raise_signal(signal.SIGTERM)  # the one way to end that every server understands
+    @asynccontextmanager
+    async def _watching(self, workers: Sequence[LocalWorker]) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            watches = [tasks.create_task(self._look_at(worker, len(workers))) for worker in workers]
+            try:
+                yield
+            finally:
+                for watch in watches:
+                    watch.cancel()
+
+    async def _look_at(self, worker: LocalWorker, of: int) -> None:
+        """A gateway one of whose engines cannot be brought up at the start, or that has lost the last, ends."""
+        was_ready, status = False, await worker.status()
+        while True:
+            was_ready |= status.state is WorkerState.READY
+            (self._failed.add if status.state is WorkerState.FAILED else self._failed.discard)(worker.name)
+            hopeless = worker.name in self._failed and (not was_ready or len(self._failed) == of)
+            if hopeless and not self.failure:
+                self.failure = status.reason
+                signal.raise_signal(signal.SIGTERM)  # the one way to end that every server understands
+            status = await worker.status(status.version, LONG_S)
 
     def _replica(self, name: str, engine: Engine) -> Replica:
         admission, routing = self._settings.admission, self._settings.routing

@@ -33,15 +33,6 @@ class CircuitChanged:
 
 
 @dataclass(frozen=True)
-class EngineChanged:
-    """A process that we started, seen by its launcher."""
-
-    engine: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class WorkerChanged:
     """A worker, as this gateway sees it. Beside the worker's own states there are `lost`, for one that does not
     answer, and `forgotten`, for one that is not looked at any more."""
@@ -100,7 +91,6 @@ Event = (
     EngineErrorSeen
     | ReplicaChanged
     | CircuitChanged
-    | EngineChanged
     | WorkerChanged
     | SwapBegan
     | SwapEnded

@@ -20,7 +20,6 @@ from app.generation import Route
 from app.telemetry.base import (
     CircuitChanged,
     CollectorChanged,
-    EngineChanged,
     EngineErrorSeen,
     Event,
     ReplicaChanged,
@@ -184,8 +183,6 @@ class Metrics:
                 self._tenants_refused.set(refused)
             case CircuitChanged(replica=replica, state=state):
                 self._circuits.labels(replica).set(state != "closed")
-            case EngineChanged():
-                pass  # it shows as its replica's state
             case WorkerChanged(worker=worker, state=state):
                 self._worker_became(worker, state)
             case SwapBegan():

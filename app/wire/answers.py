@@ -186,7 +186,7 @@ class ChatStream:
         else:
             self._usage = _read(chunk.usage, self.usage)
             self._latest.clear()
-        if self._shows_usage:
+        if self._shows_usage and not (self._counts_along and chunk.choices):
             return one
         if not chunk.choices:
             return b""

@@ -68,6 +68,7 @@ ERRORS: dict[type[e.GatewayError], Row] = {
     e.WouldMissDeadline: Row(503, _BUSY, "would_miss_deadline"),
     e.StoreDown: Row(503, _BUSY, "idempotency_unavailable"),
     e.EngineBusy: Row(503, _BUSY, "engine_busy"),
+    e.EngineForgot: Row(503, _BUSY, "model_gone"),
     e.DeadlinePassed: Row(504, _SERVER, "deadline_exceeded"),
 }
 

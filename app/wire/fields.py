@@ -30,7 +30,6 @@ StopText = Annotated[str, Meta(min_length=1, max_length=1_024)]
 StopSequences = Annotated[list[StopText], Meta(max_length=16)]
 Stop = StopText | StopSequences
 Words = Annotated[list[Text], Meta(max_length=1_024)]
-Alternatives = Annotated[list[Text], Meta(min_length=1, max_length=1_024)]
 Names = Annotated[list[Text], Meta(max_length=16)]
 ToolChoice = Literal["none", "auto", "required"] | dict[str, Raw]
 StopIds = Annotated[list[TokenId], Meta(max_length=256)]

@@ -81,6 +81,13 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`$", re.DOTAL
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`$")
 """Names are the client's own words and may look like a path; a true path is short and comes last."""
 
+_NOT_HERE = "This field is not accepted here."
+_NOT_ACCEPTED = {
+    f"guided_{kind}": f"vLLM no longer obeys this field: say 'structured_outputs': {{'{kind}': ...}} instead."
+    for kind in ("json", "regex", "choice", "grammar")
+}
+"""Engines would answer as if these had not been said."""
+
 
 def _refuse_value(text: str) -> NoReturn:
     """Turn msgspec's sentence into ours: which field, and what was expected of it."""
@@ -89,7 +96,7 @@ def _refuse_value(text: str) -> NoReturn:
     reason = text[: at.start()] if at else text
     if unknown := _UNKNOWN.match(reason):
         param = _join(path, unknown["name"])
-        raise InvalidRequest("This field is not accepted here.", param=param, code="unsupported_parameter")
+        raise InvalidRequest(_NOT_ACCEPTED.get(param, _NOT_HERE), param=param, code="unsupported_parameter")
     if missing := _MISSING.match(reason):
         param = _join(path, missing["name"])
         raise InvalidRequest("This field is required.", param=param, code="missing_required_parameter")
@@ -111,7 +118,6 @@ def _check_sampled(request: ChatRequest | CompletionRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("'stream_options' needs 'stream': true.", param="stream_options", code="invalid_value")
     check_schema(request.structured_outputs, "structured_outputs")
-    check_schema(request.guided_json, "guided_json")
     if (wanted := request.response_format) is not None:
         for raw in (*(wanted.json_schema or {}).values(), wanted.structures, wanted.format):
             check_schema(raw, "response_format")

@@ -11,7 +11,6 @@ from msgspec import UNSET, Raw
 
 from app.generation import Route
 from app.wire.fields import (
-    Alternatives,
     Choices,
     Count,
     Exponent,
@@ -94,10 +93,6 @@ class Sampled(Request):
     return_tokens_as_token_ids: bool | None = None
     use_beam_search: bool | None = None
     structured_outputs: Opaque = UNSET
-    guided_json: Opaque = UNSET
-    guided_regex: Text | None = None
-    guided_choice: Alternatives | None = None
-    guided_grammar: Text | None = None
 
     def output_limit(self) -> int | None:
         return self.max_tokens

@@ -5,14 +5,47 @@ import sys
 from collections.abc import Sequence
 
 import gllm
-from gllm.cli import keys, serve, usage, worker
+from gllm.cli import (
+    adapters,
+    drain,
+    engine_logs,
+    keys,
+    load,
+    release,
+    serve,
+    start_balancer,
+    start_cluster,
+    status,
+    usage,
+    worker,
+)
 
-COMMANDS = (serve, worker, keys, usage)
+COMMANDS = (
+    serve,
+    start_cluster,
+    start_balancer,
+    worker,
+    status,
+    load,
+    release,
+    drain,
+    engine_logs,
+    adapters,
+    keys,
+    usage,
+)
+
+APART = "--"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    args = parser.parse_args(argv)
+    ours, engines = _parted(sys.argv[1:] if argv is None else argv)
+    parser = command_line()
+    args = parser.parse_args(ours)
+    if engines:
+        if not hasattr(args, "engine_args"):
+            parser.error(f"nothing is expected after {APART}")
+        args.engine_args = engines
     if args.run is None:
         print("Hello from GLLM! 🚀\n")
         parser.print_help()
@@ -24,14 +57,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="gllm", description="An observable gateway for language models you run yourself.")
+def _parted(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """What comes after the first `--` is an engine's, whatever it looks like; argparse would mix it with our own."""
+    if APART not in words:
+        return list(words), ()
+    at = list(words).index(APART)
+    return list(words[:at]), tuple(words[at + 1 :])
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gllm",
+        description="An observable gateway for language models you run yourself.",
+        formatter_class=_Wide,
+    )
     parser.add_argument("--version", action="version", version=f"gllm {gllm.__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)
     return parser
+
+
+class _Wide(argparse.HelpFormatter):
+    """The names of commands and what they do stand side by side."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+        self._action_max_length = 20  # argparse forgets that commands are indented twice
 
 
 class _Parser(argparse.ArgumentParser):

@@ -146,11 +146,10 @@ def _day_to_come(text: str) -> date:
 
 def _list(args: argparse.Namespace, path: Path) -> None:
     from app.tenants.file import parse, read_text
+    from gllm.cli import table
 
-    rows = [("ID", "TENANT", "CREATED", "EXPIRES", "LABEL"), *_rows(parse(read_text(path), path))]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    head = "ID", "TENANT", "CREATED", "EXPIRES", "LABEL"
+    print("\n".join(table.lines(head, list(_rows(parse(read_text(path), path))))))
 
 
 def _rows(roster: Roster) -> Iterator[tuple[str, ...]]:

@@ -1,20 +1,20 @@
-"""Showing that something is going on: one updating line on a terminal, plain lines elsewhere."""
+"""Showing that something is going on: a few updating lines on a terminal, plain lines elsewhere."""
 
 import shutil
 import threading
 import time
 from typing import TextIO
 
-CLEAR = "\r\x1b[2K"
+CLEAR = "\r\x1b[J"
 
 
 class Screen:
-    """Stands in for a terminal's stderr: what is written goes above the status line, which stays the last one."""
+    """Stands in for a terminal's stderr: what is written goes above the status lines, which stay the last ones."""
 
     def __init__(self, terminal: TextIO) -> None:
         self._terminal = terminal
         self._lock = threading.Lock()
-        self._status = ""
+        self._status: tuple[str, ...] = ()
 
     def isatty(self) -> bool:
         return True
@@ -27,20 +27,33 @@ class Screen:
 
     def write(self, text: str) -> int:
         with self._lock:
-            self._terminal.write(CLEAR + text if self._status else text)
-            if self._status and text.endswith("\n"):
-                self._terminal.write(self._status)
+            self._terminal.write(self._away() + text)
+            if text.endswith("\n"):
+                self._terminal.write("\n".join(self._status))
+            elif self._status:  # the rest of the line is yet to come
+                self._status = ()
             self._terminal.flush()
         return len(text)
 
-    def status(self, text: str) -> None:
-        """Empty: there is nothing to wait for any more."""
+    def status(self, *lines: str) -> None:
+        """None: there is nothing to wait for any more."""
         with self._lock:
-            width = shutil.get_terminal_size().columns - 1
-            shown = text if len(text) <= width else f"{text[: width - 1]}…"
-            self._terminal.write(CLEAR + shown if shown or self._status else "")
+            size = shutil.get_terminal_size()
+            shown = tuple(_cut(line, size.columns - 1) for line in lines[: max(1, size.lines - 1)] if line)
+            self._terminal.write(self._away() + "\n".join(shown))
             self._terminal.flush()
             self._status = shown
+
+    def _away(self) -> str:
+        """To the beginning of the status, and clear from there."""
+        if not self._status:
+            return ""
+        above = len(self._status) - 1
+        return (f"\x1b[{above}A" if above else "") + CLEAR
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 class Progress:
@@ -72,4 +85,4 @@ class Progress:
     def done(self) -> None:
         self._done = True
         if self._screen is not None:
-            self._screen.status("")
+            self._screen.status()

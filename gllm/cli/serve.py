@@ -24,6 +24,8 @@ FLAGS = {
 }
 """A flag is a setting by another name, and wins over the environment and `.env`."""
 
+SETTINGS = {setting for setting, _ in FLAGS.values()} | {"allow_anonymous"}
+
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
@@ -47,6 +49,9 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
         const=True,
         help="let callers without a key use a gateway beyond loopback (ALLOW_ANONYMOUS)",
     )
+    parser.add_argument(
+        "--quiet", action="store_true", help="neither greeting nor progress: only the log, and failures"
+    )
     parser.set_defaults(run=run)
 
 
@@ -59,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         settings = settings_from(args)
         from gllm.cli.serving import serve
 
-        return serve(settings, early)
+        return serve(settings, early, quiet=args.quiet)
     except BadSetting as error:
         print(f"gllm: {error}", file=sys.stderr)
         return USAGE
@@ -68,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 def settings_from(args: argparse.Namespace) -> Settings:
     from app.settings import Settings
 
-    flags = {name: value for name, value in vars(args).items() if name != "run"}
+    flags = {name: value for name, value in vars(args).items() if name in SETTINGS}
     if args.engine_urls:
         flags["engine_urls"] = ",".join(args.engine_urls)
         flags["engine_type"] = args.engine_type or "external"

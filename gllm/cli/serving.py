@@ -1,9 +1,7 @@
 """Runs a gateway until it is told to stop: the socket, the server, the signals, and what a person sees of it."""
 
 import asyncio
-import json
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -19,7 +17,7 @@ from app.cluster.launchers.plan import missing
 from app.gateway.app import Gateway
 from app.gateway.listener import BACKLOG, Address, CannotListen, listener
 from app.settings import Settings
-from app.version import VERSION
+from gllm.cli.greeting import greeting, near
 from gllm.cli.logs import configure
 from gllm.cli.screen import Progress, Screen
 
@@ -39,8 +37,10 @@ class CannotServe(Exception):
     """The text is a sentence for the person who starts the gateway."""
 
 
-def serve(settings: Settings, early: MemoryHandler) -> int:
-    """The exit code, once all has ended. `early` holds what was logged before there were settings."""
+def serve(settings: Settings, early: MemoryHandler, *, quiet: bool = False) -> int:
+    """The exit code, once all has ended. `early` holds what was logged before there were settings; `quiet`: somebody
+    else tells people how it goes.
+    """
     screen = Screen(sys.stderr) if sys.stderr.isatty() else None
     if screen is not None:
         sys.stderr = screen
@@ -49,20 +49,23 @@ def serve(settings: Settings, early: MemoryHandler) -> int:
         with listener(Address(settings.listen.host, settings.listen.port, "HOST", "add: --port ")) as listening:
             urls = ", ".join(settings.engine.urls)
             progress = Progress(screen, f"waiting for {urls}" if urls else "starting")
-            return uvloop.run(Serving(settings, listening, progress).run())
+            if quiet:
+                progress.done()
+            return uvloop.run(Serving(settings, listening, progress, quiet=quiet).run())
     except (CannotServe, CannotListen) as error:
         print(f"gllm: {error}", file=sys.stderr)
         return FAILED
 
 
 class Serving:
-    def __init__(self, settings: Settings, listener: socket.socket, progress: Progress) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, progress: Progress, *, quiet: bool) -> None:
         if lacking := missing(settings.engine):
             raise CannotServe(lacking)
         self._settings = settings
         self._listener = listener
-        self._url = _url(listener)
+        self._url = near(*listener.getsockname()[:2])
         self._progress = progress
+        self._quiet = quiet
         self._stopping = asyncio.Event()
         self._said: deque[str] = deque(maxlen=TAIL_SHOWN)
         self._gateway = Gateway(settings, on_progress=self._engine_says)
@@ -73,7 +76,9 @@ class Serving:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
         async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(self._greet()), tasks.create_task(self._drain())]
+            beside = [tasks.create_task(self._drain())]
+            if not self._quiet:
+                beside.append(tasks.create_task(self._greet()))
             try:
                 await self._server.serve(sockets=[self._listener])
             finally:
@@ -101,7 +106,7 @@ class Serving:
             models, keyed = list(self._gateway.fleet.models), self._gateway.tenants is not None
             print(greeting(self._url, models, self._progress.seconds, keyed=keyed), flush=True)
             if (internal := self._gateway.internal) is not None:
-                print(f"Metrics and probes, for machines: {_url(internal.listening)}", flush=True)
+                print(f"Metrics and probes, for machines: {near(*internal.listening.getsockname()[:2])}", flush=True)
 
     def _engine_says(self, name: str, line: str) -> None:
         self._said.append(line)
@@ -114,7 +119,7 @@ class Serving:
         self._stopping.set()
         self._gateway.admission.drain(self._settings.listen.drain_s)
         self._progress.done()
-        if not self._gateway.supply.failure:
+        if not (self._quiet or self._gateway.supply.failure):
             print("\nStopping. Running answers may finish; once more stops at once.", flush=True)
 
     async def _drain(self) -> None:
@@ -148,22 +153,4 @@ def _config(settings: Settings, gateway: Gateway) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=LAST_WRITES_S,
-    )
-
-
-def _url(listener: socket.socket) -> str:
-    """Where a person on this machine reaches it."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def greeting(url: str, models: list[str], seconds: float, *, keyed: bool) -> str:
-    question = {"role": "user", "content": "What is continuous batching?"}
-    body = shlex.quote(json.dumps({"model": models[0], "stream": True, "messages": [question]}))
-    key = " -H 'Authorization: Bearer KEY'" if keyed else ""
-    return (
-        f"\ngllm {VERSION} serves {', '.join(models)} at {url} (ready after {seconds:.1f} s, docs at {url}/docs)\n\n"
-        f"  curl -N {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {body}\n\n"
-        "Ctrl+C stops it."
     )

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from gllm.cli import table
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -179,23 +181,14 @@ def as_table(page: Page) -> str:
 
 def _lines(page: Page) -> Iterator[str]:
     head = [name.removesuffix("_tokens") for name in (*NAMES, *COUNTS)]
-    rows = [[_word(row["day"]), _word(row["tenant"]), _word(row["model"]), *_numbers(row)] for row in page["rows"]]
+    rows = [[row["day"], row["tenant"], row["model"], *_numbers(row)] for row in page["rows"]]
     last = ["total", "", "", *_numbers(page["totals"])]
-    widths = [max(map(len, column)) for column in zip(head, *rows, last, strict=True)]
-    for row in (head, *rows, last):
-        names = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
-        counts = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
-        yield "  ".join(names + counts)
+    yield from table.lines(head, [*rows, last], numbers=range(len(NAMES), len(head)))
 
 
 def _numbers(counts: Counts) -> list[str]:
     of_all = counts["requests"], counts["prompt_tokens"], counts["completion_tokens"], counts["cached_tokens"]
     return [f"{number:,}" for number in of_all]
-
-
-def _word(name: str) -> str:
-    """A name stays within its cell, whatever it is."""
-    return name if name.isprintable() else json.dumps(name)
 
 
 SHAPES = {"json": as_json, "csv": as_csv, "table": as_table}

@@ -1,6 +1,7 @@
 """Runs a worker until it is told to stop: its socket, its server, the signals, and what a person sees of it."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import uvloop
 
 from app.cluster.control import Order, Status, WorkerState
 from app.cluster.launchers.losses import EngineDidNotStart
-from app.cluster.launchers.plan import WILDCARDS, Machine, part, url_of
+from app.cluster.launchers.plan import WILDCARDS, Machine, doubt, part, url_of
 from app.cluster.launchers.ports import NoPort
 from app.cluster.worker.announce import Announcer
 from app.cluster.worker.grip import NoGrip
@@ -27,6 +28,8 @@ from app.settings import Settings
 from gllm.cli.logs import configure
 from gllm.cli.screen import Progress, Screen
 from gllm.cli.worker import own_name
+
+log = logging.getLogger("gllm")
 
 STOPPED, FAILED, KILLED = 0, 1, 130
 
@@ -105,6 +108,8 @@ class Working:
 
     def _made(self, name: str) -> LocalWorker:
         settings = self._settings
+        if doubtful := doubt(settings.engine):
+            log.warning("%s", doubtful)
         gpus, on_cpu, threads = part(settings.engine, Machine.here(), 0)
         return LocalWorker(
             Post(name, _engine_host(self._station.host), self._host, gpus, on_cpu, threads, exclusive=True),

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from threading import Event, Thread
 
-from app.cluster.launchers.local import GRACE_S
 from app.cluster.launchers.logfile import LogFile
 from app.cluster.launchers.losses import ending
 from app.cluster.launchers.output import Output, Told
@@ -15,6 +14,8 @@ from app.cluster.launchers.process import SLACK_S, kept
 from gllm.service.command import Command
 
 CHUNK_BYTES = 65_536
+GRACE_S = 10.0
+"""From SIGTERM to SIGKILL."""
 
 
 class Child:

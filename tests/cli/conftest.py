@@ -14,8 +14,11 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.marked import Mark
+
 CHECKOUT = Path(__file__).parents[2]
 GLLM = (sys.executable, "-c", "import sys; from gllm.cli import main; sys.exit(main())")
+WITH_STAND_INS = (sys.executable, str(Path(__file__).with_name("with_stand_ins.py")))
 
 
 class Gllm:
@@ -65,6 +68,16 @@ Run = Callable[..., Gllm]
 @pytest.fixture
 def gllm(tmp_path: Path) -> Iterator[Run]:
     """Starts `gllm ARGS` in a folder of its own; afterwards nothing of it may be left."""
+    yield from _running(GLLM, tmp_path)
+
+
+@pytest.fixture
+def gllm_of_stand_ins(tmp_path: Path) -> Iterator[Run]:
+    """The same; but the processes that a cluster is made of are stand-ins, there in a moment."""
+    yield from _running(WITH_STAND_INS, tmp_path)
+
+
+def _running(gllm: tuple[str, ...], tmp_path: Path) -> Iterator[Run]:
     started: list[Gllm] = []
     families: list[psutil.Process] = []
 
@@ -72,7 +85,7 @@ def gllm(tmp_path: Path) -> Iterator[Run]:
         output = tmp_path / f"output-{len(started)}"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [*GLLM, *args],
+                [*gllm, *args],
                 cwd=tmp_path,
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PATH": f"{tmp_path}:{os.environ['PATH']}", **env},
                 stdin=subprocess.DEVNULL,
@@ -90,6 +103,11 @@ def gllm(tmp_path: Path) -> Iterator[Run]:
             each.process.wait()
     _, alive = psutil.wait_procs(families, timeout=15)
     assert alive == []
+
+
+@pytest.fixture
+def mark() -> Mark:
+    return Mark()
 
 
 @pytest.fixture

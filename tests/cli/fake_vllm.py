@@ -16,7 +16,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        print("INFO Asked", flush=True)
+        print("INFO Asked to chat" if "messages" in body else "INFO Asked to complete", flush=True)
         time.sleep(float(os.environ.get("FAKE_ANSWER_S", "0")))
         message = {"role": "assistant", "content": "Hello from the engine."}
         self._answer(

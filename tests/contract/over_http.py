@@ -24,6 +24,7 @@ _SAYS: dict[Fault, tuple[int, dict[str, Any]]] = {
     Fault.TOO_LONG: (400, {"message": "This model's maximum context length is 2048 tokens. You asked for more."}),
     Fault.LACKS: (404, {"message": "Not Found"}),
     Fault.BUSY: (503, {"message": "The queue is full."}),
+    Fault.FORGOT: (404, {"message": "The model `demo` does not exist.", "type": "NotFoundError"}),
     Fault.FAILED: (500, {"message": "CUDA error at 0x7f00"}),
     Fault.MISCONFIGURED: (401, {"message": "Unauthorized"}),
 }

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from app.engines.http import HttpEngine, Timeouts
 from app.reliability.watch import Watch
 from tests.contract.rig import Rig, sweeping
-from tests.support.processes import Engine
+from tests.support.processes import EngineSite
 
 
 class RealRig(Rig):
     """It has no faults to order: those tests are skipped."""
 
-    def __init__(self, process: Engine) -> None:
+    def __init__(self, process: EngineSite) -> None:
         self.process = process
         self.watch = Watch(time.monotonic)
         self.engine: HttpEngine = HttpEngine(process.url, watch=self.watch, timeouts=Timeouts(5, 5, 5, 30))
@@ -24,7 +24,7 @@ class RealRig(Rig):
 
 
 @asynccontextmanager
-async def real(process: Engine) -> AsyncIterator[Rig]:
+async def real(process: EngineSite) -> AsyncIterator[Rig]:
     rig = RealRig(process)
     async with sweeping(rig.watch):
         yield rig

@@ -22,6 +22,7 @@ from app.errors import (
     EngineBusy,
     EngineError,
     EngineFailed,
+    EngineForgot,
     EngineLacks,
     EngineMisconfigured,
     EngineNonsense,
@@ -44,6 +45,7 @@ class Fault(Enum):
     TOO_LONG = ContextTooLong
     LACKS = EngineLacks
     BUSY = EngineBusy
+    FORGOT = EngineForgot
     FAILED = EngineFailed
     MISCONFIGURED = EngineMisconfigured
     NONSENSE = EngineNonsense

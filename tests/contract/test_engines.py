@@ -16,10 +16,11 @@ from tests.contract.over_http import over_http
 from tests.contract.real import real
 from tests.contract.rig import Fault, Rig
 from tests.contract.scripted import scripted
-from tests.support.processes import Engine, free_port
+from tests.support.processes import Engine, EngineSite, free_port
+from tests.support.vllm import ON_VLLM, VllmFleet
 
 RIGS: dict[str, Callable[[], AbstractAsyncContextManager[Rig]]] = {"scripted": scripted, "over http": over_http}
-TRANSFORMERS = "transformers"
+PROCESSES = ("transformers_engine", pytest.param("vllm_engine", marks=ON_VLLM))
 
 STREAM = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 LIMIT_S = 10
@@ -36,14 +37,15 @@ def transformers_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
         engine.end()
 
 
-@pytest.fixture(params=[*RIGS, TRANSFORMERS])
+@pytest.fixture(scope="session")
+def vllm_engine(vllm: VllmFleet) -> EngineSite:
+    return vllm.engines["engine-0"]
+
+
+@pytest.fixture(params=[*RIGS, *PROCESSES])
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     """In the end nothing is at work, whatever a test did."""
-    if request.param == TRANSFORMERS:
-        process = request.getfixturevalue("transformers_engine")
-        start: Callable[[], AbstractAsyncContextManager[Rig]] = partial(real, process)
-    else:
-        start = RIGS[request.param]
+    start = RIGS.get(request.param) or partial(real, request.getfixturevalue(request.param))
     async with asyncio.timeout(LIMIT_S), start() as rig:
         try:
             yield rig

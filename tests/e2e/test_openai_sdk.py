@@ -1,13 +1,15 @@
-"""The official SDK against the gateway over the real engine: it finds what it expects, errors included."""
+"""The official SDK against the gateway over each real engine: it finds what it expects, errors included."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
+from dataclasses import dataclass
 
 import openai
 import pytest
 from openai import AsyncOpenAI, Omit, OpenAI, omit
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionStreamOptionsParam
 
-from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
+from tests.support.processes import Engine, EngineSite, GatewayProcess, comes_true, free_port
+from tests.support.vllm import ON_VLLM, VllmFleet
 
 MODEL = Engine.MODEL
 QUESTION = "What is continuous batching?"
@@ -19,15 +21,53 @@ def sdk(url: str, retries: int = 0) -> OpenAI:
     return OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=retries, timeout=30)
 
 
+@dataclass(frozen=True)
+class Served:
+    """A gateway, and all that it can give work to."""
+
+    gateway: GatewayProcess
+    engines: Collection[EngineSite]
+    replicas: Collection[str]
+
+    def at_work(self) -> int:
+        return sum(engine.at_work() for engine in self.engines)
+
+    def taken(self) -> int:
+        return sum(engine.taken() for engine in self.engines)
+
+
 @pytest.fixture(scope="module")
-def client(gateway: GatewayProcess) -> Iterator[OpenAI]:
-    with sdk(gateway.url) as client:
+def by_transformers(engine: Engine, gateway: GatewayProcess) -> Served:
+    return Served(gateway, [engine], [engine.url.removeprefix("http://")])
+
+
+@pytest.fixture(scope="module")
+def by_vllm(vllm: VllmFleet) -> Served:
+    return Served(vllm.gateway, vllm.engines.values(), vllm.engines)
+
+
+@pytest.fixture(scope="module", params=["by_transformers", pytest.param("by_vllm", marks=ON_VLLM)])
+def served(request: pytest.FixtureRequest) -> Served:
+    served: Served = request.getfixturevalue(request.param)
+    return served
+
+
+@pytest.fixture(scope="module")
+def client(served: Served) -> Iterator[OpenAI]:
+    with sdk(served.gateway.url) as client:
         yield client
 
 
 @pytest.fixture
-async def async_client(gateway: GatewayProcess) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0, timeout=30) as client:
+async def async_client(served: Served) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{served.gateway.url}/v1", api_key="unused", max_retries=0, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def of_transformers(gateway: GatewayProcess) -> Iterator[OpenAI]:
+    """For what the one engine does and the other does not."""
+    with sdk(gateway.url) as client:
         yield client
 
 
@@ -78,9 +118,9 @@ def test_usage_comes_to_those_who_ask_for_it_and_to_no_others(client: OpenAI) ->
         assert all(chunk.usage is None and chunk.choices for chunk in unasked)
 
 
-def test_a_stream_is_counted_though_its_client_did_not_ask(client: OpenAI, gateway: GatewayProcess) -> None:
+def test_a_stream_is_counted_though_its_client_did_not_ask(client: OpenAI, served: Served) -> None:
     def counted() -> float:
-        return gateway.samples()["llm_generation_tokens_sum"]
+        return served.gateway.samples()["llm_generation_tokens_sum"]
 
     before = counted()
     list(client.completions.create(model=MODEL, prompt="Docker", max_tokens=7, stream=True, extra_body=ENDLESS))
@@ -211,8 +251,8 @@ def test_several_prompts_are_several_answers_in_their_order(client: OpenAI) -> N
     assert done.usage.prompt_tokens == sum(each.usage.prompt_tokens for each in alone if each.usage)
 
 
-def test_a_prompt_may_be_token_ids(client: OpenAI, gateway: GatewayProcess) -> None:
-    tokens = gateway.http.post("/tokenize", json={"prompt": "A container is"}).json()["tokens"]
+def test_a_prompt_may_be_token_ids(client: OpenAI, served: Served) -> None:
+    tokens = served.gateway.http.post("/tokenize", json={"prompt": "A container is"}).json()["tokens"]
     by_ids = client.completions.create(model=MODEL, prompt=tokens, max_tokens=6, temperature=0)
     by_text = client.completions.create(model=MODEL, prompt="A container is", max_tokens=6, temperature=0)
     assert by_ids.choices[0].text == by_text.choices[0].text
@@ -221,10 +261,10 @@ def test_a_prompt_may_be_token_ids(client: OpenAI, gateway: GatewayProcess) -> N
     assert len(several.choices) == 2
 
 
-def test_texts_become_vectors(client: OpenAI) -> None:
+def test_texts_become_vectors(of_transformers: OpenAI) -> None:
     """The SDK asks for base64 by itself, and for floats when told to."""
-    packed = client.embeddings.create(model=MODEL, input=["A container", "A GPU"])
-    plain = client.embeddings.create(model=MODEL, input=["A container", "A GPU"], encoding_format="float")
+    packed = of_transformers.embeddings.create(model=MODEL, input=["A container", "A GPU"])
+    plain = of_transformers.embeddings.create(model=MODEL, input=["A container", "A GPU"], encoding_format="float")
     assert [one.index for one in packed.data] == [0, 1]
     for one, other in zip(packed.data, plain.data, strict=True):
         assert len(one.embedding) > 64
@@ -251,8 +291,11 @@ async def test_the_async_client_gets_the_same(async_client: AsyncOpenAI, client:
     stream = await async_client.chat.completions.create(model=MODEL, messages=messages, temperature=0, stream=True)
     assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == text
     assert [model.id async for model in async_client.models.list()] == [MODEL]
-    embedded = await async_client.embeddings.create(model=MODEL, input="A container")
-    assert len(embedded.data) == 1
+
+
+async def test_the_async_client_gets_vectors(gateway: GatewayProcess) -> None:
+    async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0, timeout=30) as client:
+        assert len((await client.embeddings.create(model=MODEL, input="A container")).data) == 1
 
 
 async def test_the_sdks_stream_helper_gathers_the_answer(async_client: AsyncOpenAI) -> None:
@@ -268,12 +311,12 @@ async def test_the_sdks_stream_helper_gathers_the_answer(async_client: AsyncOpen
 # --- headers ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_raw_answer_shows_our_headers(client: OpenAI, engine: Engine) -> None:
+def test_the_raw_answer_shows_our_headers(client: OpenAI, served: Served) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model=MODEL, messages=[{"role": "user", "content": QUESTION}], extra_headers={"x-request-id": "sdk-1"}
     )
     assert raw.headers["x-request-id"] == "sdk-1"
-    assert raw.headers["x-gllm-replica"] == engine.url.removeprefix("http://")
+    assert raw.headers["x-gllm-replica"] in served.replicas
     assert raw.headers["x-gllm-attempts"] == "1"
     assert raw.headers["server-timing"].startswith("first_byte;dur=")
     assert raw.headers["content-type"] == "application/json"
@@ -300,8 +343,8 @@ def test_the_streamed_answer_shows_them_before_its_end(client: OpenAI) -> None:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_bad_value_is_a_bad_request_that_names_it(client: OpenAI, engine: Engine) -> None:
-    taken = engine.taken()
+def test_a_bad_value_is_a_bad_request_that_names_it(client: OpenAI, served: Served) -> None:
+    taken = served.taken()
     with pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}], temperature=9)
     error = raised.value
@@ -309,7 +352,7 @@ def test_a_bad_value_is_a_bad_request_that_names_it(client: OpenAI, engine: Engi
     assert error.type == "invalid_request_error"
     assert error.request_id is not None
     assert error.request_id.startswith("req-")
-    assert engine.taken() == taken
+    assert served.taken() == taken
 
 
 def test_a_dangerous_field_is_a_bad_request(client: OpenAI) -> None:
@@ -320,9 +363,9 @@ def test_a_dangerous_field_is_a_bad_request(client: OpenAI) -> None:
     assert (raised.value.param, raised.value.code) == ("chat_template", "unsupported_parameter")
 
 
-def test_what_the_engine_cannot_do_is_a_bad_request_that_names_it(client: OpenAI) -> None:
+def test_what_the_engine_cannot_do_is_a_bad_request_that_names_it(of_transformers: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
-        client.chat.completions.create(
+        of_transformers.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": "x"}],
             tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
@@ -330,11 +373,11 @@ def test_what_the_engine_cannot_do_is_a_bad_request_that_names_it(client: OpenAI
     assert raised.value.param == "tools"
 
 
-def test_a_context_that_is_too_long_is_a_bad_request(client: OpenAI, engine: Engine) -> None:
+def test_a_context_that_is_too_long_is_a_bad_request(client: OpenAI, served: Served) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
         client.completions.create(model=MODEL, prompt="word " * 6_000, max_tokens=1)
     assert raised.value.code == "context_length_exceeded"
-    assert engine.at_work() == 0
+    assert served.at_work() == 0
 
 
 def test_an_unknown_model_is_not_found(client: OpenAI) -> None:
@@ -365,7 +408,7 @@ def test_other_refusals_are_status_errors(
     assert raised.value.request_id is not None
 
 
-def test_a_deadline_that_passes_is_a_server_error_and_ends_the_work(client: OpenAI, engine: Engine) -> None:
+def test_a_deadline_that_passes_is_a_server_error_and_ends_the_work(client: OpenAI, served: Served) -> None:
     with pytest.raises(openai.InternalServerError) as raised:
         client.completions.create(
             model=MODEL,
@@ -375,14 +418,14 @@ def test_a_deadline_that_passes_is_a_server_error_and_ends_the_work(client: Open
             extra_headers={"x-request-timeout-ms": "300"},
         )
     assert (raised.value.status_code, raised.value.code) == (504, "deadline_exceeded")
-    assert comes_true(lambda: engine.at_work() == 0, limit_s=1)
+    assert comes_true(lambda: served.at_work() == 0, limit_s=1)
 
 
-def test_a_client_that_runs_out_of_patience_ends_the_work(client: OpenAI, engine: Engine) -> None:
+def test_a_client_that_runs_out_of_patience_ends_the_work(client: OpenAI, served: Served) -> None:
     impatient = client.with_options(timeout=0.5)
     with pytest.raises(openai.APITimeoutError):
         impatient.completions.create(model=MODEL, prompt="On and on", max_tokens=1_900, extra_body=ENDLESS)
-    assert comes_true(lambda: engine.at_work() == 0, limit_s=1)
+    assert comes_true(lambda: served.at_work() == 0, limit_s=1)
 
 
 def test_nobody_at_the_address_is_a_connection_error() -> None:

@@ -23,7 +23,7 @@ NOT_JSON = {
     "NaN": body('"temperature":NaN'),
     "Infinity": body('"temperature":Infinity'),
     "not UTF-8": b'{"messages":[{"role":"user","content":"\xff"}]}',
-    "not UTF-8 in a field that is not looked at": body('"guided_json":{"a":"\\u00e9')[:-1] + b'\xff"}}',
+    "not UTF-8 in a field that is not looked at": body('"structured_outputs":{"a":"\\u00e9')[:-1] + b'\xff"}}',
     "lone surrogate": body('"user":"\\ud800"'),
     "control character": body('"user":"a\nb"'),
 }
@@ -44,7 +44,7 @@ async def test_nesting_without_end_is_400(house: House, opening: str) -> None:
 
 
 async def test_deep_nesting_inside_a_field_that_is_not_looked_at_is_400(house: House) -> None:
-    done = await house.post(body('"guided_json":' + "[" * 50_000 + "]" * 50_000))
+    done = await house.post(body('"structured_outputs":' + "[" * 50_000 + "]" * 50_000))
     assert (done.status, done.error["code"]) == (400, "nesting_too_deep")
 
 

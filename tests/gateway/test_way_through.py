@@ -12,6 +12,7 @@ from app.errors import (
     EngineBusy,
     EngineError,
     EngineFailed,
+    EngineForgot,
     EngineNonsense,
     EngineRefused,
     EngineStalled,
@@ -108,6 +109,7 @@ async def test_a_failure_before_the_first_byte_is_tried_on_another_replica(build
         (EngineNonsense(), 502, "engine_nonsense", Outcome.UPSTREAM_FAILED),
         (EngineUnreachable(), 502, "engine_unreachable", Outcome.UPSTREAM_FAILED),
         (EngineBusy(retry_after=7), 503, "engine_busy", Outcome.QUEUE_FULL),
+        (EngineForgot(retry_after=1), 503, "model_gone", Outcome.UPSTREAM_FAILED),
         (EngineRefused(param="tools"), 400, "engine_refused", Outcome.CLIENT_ERROR),
         (ContextTooLong(param="messages"), 400, "context_length_exceeded", Outcome.CLIENT_ERROR),
     ],
@@ -121,6 +123,16 @@ async def test_a_refusal_that_no_replica_mends_is_an_honest_error(
     done = await house.post(asking(stream=stream))
     assert (done.status, done.error["code"], done.error["param"]) == (status, code, error.param)
     assert house.recorder.last.outcome is outcome
+
+
+@pytest.mark.parametrize("error", [EngineBusy, EngineForgot])
+async def test_a_replica_that_is_well_is_not_given_a_pause_for_what_it_declines(
+    build: Build, error: type[EngineError]
+) -> None:
+    house = await build(settings={"CIRCUIT_FAILURES": 1}, only=Scripted(refuse_with=error(), refusals=3))
+    for _ in range(3):
+        assert (await house.post(asking())).status == 503
+    assert (await house.post(asking())).status == 200
 
 
 @pytest.mark.parametrize(("after", "told"), [(0.1, "1"), (1, "1"), (1.2, "2"), (2, "2"), (7, "7")])

@@ -1,6 +1,7 @@
 """GPUs where there are none: the real code asks a fake NVML, whose answers lie in files that tests write."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +27,13 @@ class FakeGpus:
         """For processes that are to find these GPUs; PYTHONPATH goes before theirs."""
         return {"FAKE_NVML": str(self.folder), "PYTHONPATH": str(FAKE)}
 
-    def occupy(self, gpu: int, pid: int, bytes_: int = 8 * GIB, *, lingers: bool = False) -> None:
-        """Until the process ends; `lingers`: until it is told to vacate, as a driver that is slow to clean up."""
-        said = {"uuid": self.uuids[gpu], "pid": pid, "bytes": bytes_, "lingers": lingers}
+    def occupy(
+        self, gpu: int, pid: int, bytes_: int = 8 * GIB, *, lingers: bool = False, lingers_s: float = 0.0
+    ) -> None:
+        """Until the process ends, or so long after it was first seen dead, as a driver that is slow to clean up;
+        `lingers`: until it is told to vacate.
+        """
+        said = {"uuid": self.uuids[gpu], "pid": pid, "bytes": bytes_, "lingers": lingers, "lingers_s": lingers_s}
         self._write(f"on-{gpu}-{pid}.json", said)
 
     def vacate(self, gpu: int, pid: int) -> None:
@@ -43,7 +48,21 @@ class FakeGpus:
             self.vacate(gpu, pid)
 
     def _write(self, name: str, value: object) -> None:
-        """Whole or not at all: others read meanwhile."""
-        fresh = self.folder / f".{name}"
-        fresh.write_text(json.dumps(value))
-        fresh.replace(self.folder / name)
+        _write(self.folder / name, value)
+
+
+def load_model(bytes_: int = 8 * GIB, *, lingers_s: float = 0.0) -> None:
+    """Called in a fake engine: it takes that much of each GPU that it sees, for as long as it lives and `lingers_s`."""
+    folder = Path(os.environ["FAKE_NVML"])
+    uuids = [gpu["uuid"] for gpu in json.loads((folder / "gpus.json").read_text())]
+    for seen in os.environ["CUDA_VISIBLE_DEVICES"].split(","):
+        uuid = uuids[int(seen)] if seen.isdecimal() else seen
+        said = {"uuid": uuid, "pid": os.getpid(), "bytes": bytes_, "lingers": False, "lingers_s": lingers_s}
+        _write(folder / f"on-{uuids.index(uuid)}-{os.getpid()}.json", said)
+
+
+def _write(file: Path, value: object) -> None:
+    """Whole or not at all: others read meanwhile."""
+    fresh = file.with_name(f".{file.name}")
+    fresh.write_text(json.dumps(value))
+    fresh.replace(file)

@@ -84,16 +84,20 @@ class Process:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def children(self) -> set[int]:
-        """All processes below it, and theirs."""
-        found: set[int] = set()
-        todo = [self.pid]
-        while todo:
-            with suppress(OSError):
-                for task in Path(f"/proc/{todo.pop()}/task").iterdir():
-                    below = {int(pid) for pid in (task / "children").read_text().split()}
-                    todo += below - found
-                    found |= below
-        return found
+        return below(self.pid)
+
+
+def below(pid: int) -> set[int]:
+    """All processes that it started, and those that they did."""
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        with suppress(OSError):
+            for task in Path(f"/proc/{todo.pop()}/task").iterdir():
+                children = {int(pid) for pid in (task / "children").read_text().split()}
+                todo += children - found
+                found |= children
+    return found
 
 
 def alive(pid: int) -> bool:
@@ -104,32 +108,18 @@ def alive(pid: int) -> bool:
         return False
 
 
-class Server(Process):
-    """A process that answers HTTP on loopback."""
+class Site:
+    """What answers HTTP on a loopback port, whoever started it."""
 
-    def __init__(
-        self, name: str, argv: list[str], port: int, log: Path, env: Mapping[str, str], cwd: Path = ROOT
-    ) -> None:
+    def __init__(self, port: int) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        super().__init__(name, argv, log, env, cwd)
         self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
 
     def answers(self, path: str) -> bool:
         with suppress(httpx.HTTPError):
             return self.http.get(path, timeout=2).status_code == 200
         return False
-
-    def await_ready(self, path: str = "/health", limit_s: float = 120) -> None:
-        def there() -> bool:
-            assert self.running, f"it ended\n{self.tail()}"
-            return self.answers(path)
-
-        assert comes_true(there, limit_s), f"not ready after {limit_s} s\n{self.tail()}"
-
-    def end(self) -> None:
-        self.http.close()
-        super().end()
 
     # --- its metrics ----------------------------------------------------------------------------------------------
 
@@ -144,7 +134,44 @@ class Server(Process):
         return sum(value for key, value in self.samples().items() if key.partition("{")[0] == name)
 
 
-class Engine(Server):
+class EngineSite(Site):
+    """An engine, by the metrics that vLLM and ours have in common."""
+
+    def at_work(self) -> int:
+        """Sequences that run or wait in it."""
+        seen = self.samples()
+        return int(sum(value for key, value in seen.items() if key.partition("{")[0] in _AT_WORK))
+
+    def taken(self) -> int:
+        """Sequences that it ever took, however they ended."""
+        return int(self.sum_of("vllm:request_success_total")) + self.at_work()
+
+
+_AT_WORK = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+
+
+class Server(Process, Site):
+    """A process that answers HTTP on loopback."""
+
+    def __init__(
+        self, name: str, argv: list[str], port: int, log: Path, env: Mapping[str, str], cwd: Path = ROOT
+    ) -> None:
+        Process.__init__(self, name, argv, log, env, cwd)
+        Site.__init__(self, port)
+
+    def await_ready(self, path: str = "/health", limit_s: float = 120) -> None:
+        def there() -> bool:
+            assert self.running, f"it ended\n{self.tail()}"
+            return self.answers(path)
+
+        assert comes_true(there, limit_s), f"not ready after {limit_s} s\n{self.tail()}"
+
+    def end(self) -> None:
+        self.http.close()
+        super().end()
+
+
+class Engine(Server, EngineSite):
     """`python -m app.engines.transformers` on the demo model."""
 
     MODEL = "demo"
@@ -152,18 +179,7 @@ class Engine(Server):
     def __init__(self, name: str, port: int, logs: Path, *args: str) -> None:
         argv = [sys.executable, "-m", "app.engines.transformers", "--model", str(ROOT / "models" / "demo")]
         argv += ["--served-model-name", self.MODEL, "--port", str(port), *args]
-        super().__init__(name, argv, port, logs / f"{name}.log", clean_environment())
-
-    def at_work(self) -> int:
-        """Sequences that run or wait in it."""
-        seen = self.samples()
-        return int(
-            sum(v for k, v in seen.items() if k.startswith(("vllm:num_requests_running", "vllm:num_requests_w")))
-        )
-
-    def taken(self) -> int:
-        """Sequences that it ever took, however they ended."""
-        return int(self.sum_of("vllm:request_success_total")) + self.at_work()
+        Server.__init__(self, name, argv, port, logs / f"{name}.log", clean_environment())
 
     def aborted(self) -> int:
         return int(sum(value for key, value in self.samples().items() if 'finished_reason="abort"' in key))

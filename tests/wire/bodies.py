@@ -203,13 +203,6 @@ CHAT: dict[str, dict[str, Any]] = {
         "structured_outputs": {"choice": ["yes", "no"]},
         "thinking_token_budget": 100,
     },
-    "older guided decoding": {
-        "messages": HELLO,
-        "guided_json": TREE,
-        "guided_regex": "[a-z]+",
-        "guided_choice": ["a", "b"],
-        "guided_grammar": 'root ::= "a"',
-    },
     "token counts that go on": {
         "messages": HELLO,
         "stream": True,

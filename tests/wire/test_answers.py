@@ -100,6 +100,17 @@ def uncounted(content: str) -> bytes:
     return one(HEAD | {"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]}, **COMPACT)
 
 
+@pytest.mark.parametrize("shows_usage", [False, True])
+def test_a_count_along_the_way_is_not_shown_wherever_it_stands(shows_usage: bool) -> None:
+    """vLLM writes it before the last fields of a stream's first chunk."""
+    choices = [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
+    after = {"prompt_token_ids": None, "prompt_text": None}
+    reader = reader_of(Route.CHAT, counts_along=True, shows_usage=shows_usage)
+    shown = reader.read(one(HEAD | {"choices": choices} | so_far(0) | after, **COMPACT))
+    assert json.loads(data_of(shown)) == HEAD | {"choices": choices} | after
+    assert reader.usage == Usage(7, 0)
+
+
 def test_counts_along_the_way_are_known_at_any_moment_and_never_shown() -> None:
     reader = reader_of(Route.CHAT, counts_along=True)
     for number, word in enumerate(("a", "b", "c"), start=1):

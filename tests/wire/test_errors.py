@@ -80,6 +80,7 @@ STATUSES: list[tuple[str, int]] = [
     ("KeyReused", 422),
     *[(name, 429) for name in ("RateLimited", "LargerThanLimit", "TooManyFailedLogins")],
     *[(name, 503) for name in ("NoReplica", "Draining", "QueueFull", "EngineBusy", "WouldMissDeadline", "StoreDown")],
+    ("EngineForgot", 503),
     ("DeadlinePassed", 504),
 ]
 

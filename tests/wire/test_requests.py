@@ -121,6 +121,14 @@ def test_a_field_that_an_engine_might_obey_is_refused_at_every_endpoint(route: R
     assert (error.code, error.param) == ("unsupported_parameter", field)
 
 
+@pytest.mark.parametrize("route", [Route.CHAT, Route.COMPLETIONS])
+@pytest.mark.parametrize("kind", ["json", "regex", "choice", "grammar"])
+def test_a_constraint_that_engines_no_longer_obey_is_refused_with_the_word_for_it(route: Route, kind: str) -> None:
+    error = refused(next(iter(BODIES[route].values())) | {f"guided_{kind}": "x"}, route)
+    assert (error.code, error.param) == ("unsupported_parameter", f"guided_{kind}")
+    assert f"'structured_outputs': {{'{kind}': ...}}" in error.message
+
+
 @pytest.mark.parametrize("route", Route)
 def test_a_required_field_that_is_missing_is_named(route: Route) -> None:
     error = refused({}, route)
@@ -136,8 +144,6 @@ OUT_OF_RANGE: list[tuple[Route, str, Any]] = [
     *[(Route.CHAT, "repetition_penalty", value) for value in (0, 5e-324, 0.009, 10.1)],
     *[(Route.CHAT, "top_k", value) for value in (-2, 0.5, "5")],
     (Route.CHAT, "bad_words", ["x"] * 1_025),
-    (Route.CHAT, "guided_choice", ["x"] * 1_025),
-    (Route.CHAT, "guided_choice", []),
     (Route.CHAT, "modalities", ["x"] * 17),
     (Route.CHAT, "tool_choice", "whatever"),
     (Route.CHAT, "tool_choice", 1),
@@ -295,8 +301,11 @@ PLACES: dict[str, tuple[Route, Any]] = {
             response_format={"type": "structural_tag", "structures": [{"schema": schema}], "triggers": []}
         ),
     ),
-    "guided_json": (Route.COMPLETIONS, lambda schema: {"prompt": "x", "guided_json": schema}),
     "structured_outputs": (Route.CHAT, lambda schema: asking(structured_outputs={"json": schema})),
+    "structured_outputs of completions": (
+        Route.COMPLETIONS,
+        lambda schema: {"prompt": "x", "structured_outputs": {"json": schema}},
+    ),
     "tools": (
         Route.CHAT,
         lambda schema: asking(tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}]),
@@ -326,7 +335,7 @@ def test_a_schema_that_would_harm_an_engine_is_refused_wherever_it_stands(place:
 
 
 def test_a_reference_cannot_hide_behind_an_escape() -> None:
-    body = b'{"messages":[{"role":"user","content":"x"}],"guided_json":{"\\u0024ref":"http:\\u002f/x"}}'
+    body = b'{"messages":[{"role":"user","content":"x"}],"structured_outputs":{"\\u0024ref":"http:\\u002f/x"}}'
     assert refused(body).code == "invalid_schema"
 
 

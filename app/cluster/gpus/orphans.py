@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from app.clock import Clock
 from app.cluster.gpus.lease import MARKER, Lease
@@ -50,7 +51,7 @@ async def end_orphans(
             raise Immortal(f"Processes that an earlier worker left could not be ended: {left}.")
         for each in found:
             ended.setdefault(each.pid, each)
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # who may not be ended is named below
                 os.kill(each.pid, signal.SIGKILL)
         await sleep(POLL_S)
     return tuple(ended.values())
@@ -67,9 +68,29 @@ def orphans(keys: AbstractSet[str]) -> list[Orphan]:
 def held_by(pid: int) -> AbstractSet[str]:
     """What the marker of this process says. A zombie has no environment any more; others' may not be read."""
     with suppress(OSError):
-        for entry in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
-            if entry.startswith(PREFIX):
-                return frozenset(entry.removeprefix(PREFIX).decode(errors="replace").split())
+        return _marked(_environment(pid))
+    return frozenset()
+
+
+def is_anothers(pid: int, keys: AbstractSet[str]) -> bool:
+    """It lives, and carries none of these. Of a process that is just ending, or has ended, nobody can say that."""
+    with suppress(OSError):
+        if environment := _environment(pid):
+            return keys.isdisjoint(_marked(environment))
+    try:
+        return (PROC / str(pid)).stat().st_uid != os.geteuid()  # ours can be read, as long as they have one
+    except OSError:
+        return False
+
+
+def _environment(pid: int) -> bytes:
+    return (PROC / str(pid) / "environ").read_bytes()
+
+
+def _marked(environment: bytes) -> AbstractSet[str]:
+    for entry in environment.split(b"\0"):
+        if entry.startswith(PREFIX):
+            return frozenset(map(unquote, entry.removeprefix(PREFIX).decode(errors="replace").split()))
     return frozenset()
 
 

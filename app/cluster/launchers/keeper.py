@@ -30,6 +30,7 @@ ORPHAN_GRACE_S = 2.0
 
 
 def main(grace_s: float, command: list[str]) -> int:
+    _keep_what_is_open()
     wakes = _wake_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
     _prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -53,6 +54,14 @@ def main(grace_s: float, command: list[str]) -> int:
     _signal_group(engine, signal.SIGKILL)
     _end_the_rest()
     return code
+
+
+def _keep_what_is_open() -> None:
+    """To ourselves. One by one: in containers the limit of descriptors may be a thousand million."""
+    for each in map(int, os.listdir("/dev/fd")):
+        if each > 2:
+            with suppress(OSError):  # the listing's own is closed by now
+                os.set_inheritable(each, False)
 
 
 def _wake_on(*signals: signal.Signals) -> int:
@@ -81,7 +90,6 @@ def _start(command: list[str]) -> int:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == keeper:  # else it died before the line above
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             os.execvp(command[0], command)
     except OSError as error:
         print(f"{command[0]} cannot be started: {error.strerror}", flush=True)

@@ -3,12 +3,13 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from app.engines.vllm import command as vllm
+from app.engines.vllm import versions
 from app.settings import Engine
 
 ROOT = Path(__file__).parents[3]
@@ -135,12 +136,10 @@ def missing(engine: Engine) -> str | None:
     )
 
 
-def plan(engine: Engine, machine: Machine, ports: Iterator[int], build: Build | None = None) -> tuple[Launch, ...]:
-    launches = []
-    for number in range(engine.replicas):
-        place = Place(next(ports), *part(engine, machine, number))
-        launches.append(launch(f"engine-{number}", engine, place, build))
-    return tuple(launches)
+def doubt(engine: Engine) -> str | None:
+    """What may be wrong with what is installed, as a sentence. It is started all the same."""
+    executable = vllm.executable() if engine.type == "vllm" else None
+    return versions.doubt(executable) if executable else None
 
 
 def part(engine: Engine, machine: Machine, number: int) -> tuple[tuple[str, ...] | None, bool, int]:

@@ -76,10 +76,12 @@ class EngineProcess:
         return list(self._output.said.tail)
 
     async def wait(self) -> int:
-        """Its exit code, once it and everything it started are gone."""
+        """Its exit code as a shell would tell it, once it and everything it started are gone."""
         await asyncio.shield(self._output.gone)
         code = self._transport.get_returncode()
-        return 128 + signal.SIGKILL if code is None else code
+        if code is None:
+            return 128 + signal.SIGKILL
+        return code if code >= 0 else 128 - code  # the keeper itself was killed
 
     async def stop(self) -> None:
         """End it and wait until it is gone. Whoever cancels this has no time: then there is no grace."""

@@ -26,8 +26,8 @@ from app.clock import Clock
 from app.cluster.control import Adapter, Failure, Order, Progress, Released, Status, WorkerState
 from app.cluster.gpus.proof import LIMIT_S
 from app.cluster.launchers.losses import EngineDidNotStart, EngineLost
-from app.cluster.launchers.plan import HOST, Build, Launch, Machine, Place, launch, missing, part, url_of
-from app.cluster.launchers.ports import LAST_PORT, Ports
+from app.cluster.launchers.plan import HOST, Build, Launch, Place, launch, missing, url_of
+from app.cluster.launchers.ports import Ports
 from app.cluster.worker.board import Board
 from app.cluster.worker.grip import gripped, name_of
 from app.cluster.worker.inbox import Change, Inbox
@@ -522,20 +522,6 @@ class LocalWorker:
         for taken in self._ports.skipped[before:]:
             self._tell(f"Port {taken} is taken; trying the next.")
         return port
-
-
-def crew(
-    engine: Engine, state_dir: Path, *, on_progress: OnProgress, heartbeat_s: float, build: Build | None = None
-) -> tuple[LocalWorker, ...]:
-    """Workers for all replicas of an engine on this machine, which they share."""
-    machine = Machine.here()
-
-    def worker(number: int) -> LocalWorker:
-        post = Post(f"engine-{number}", HOST, "", *part(engine, machine, number))
-        own = replace(engine, port_start=min(engine.port_start + number, LAST_PORT))
-        return LocalWorker(post, own, state_dir, on_progress=on_progress, heartbeat_s=heartbeat_s, build=build)
-
-    return tuple(map(worker, range(engine.replicas)))
 
 
 def _fault(order: Order) -> str | None:

@@ -13,6 +13,7 @@ from app.errors import (
     EngineBusy,
     EngineError,
     EngineFailed,
+    EngineForgot,
     EngineLacks,
     EngineMisconfigured,
     EngineNonsense,
@@ -21,6 +22,8 @@ from app.errors import (
 
 DETAIL_CHARS = 500
 MAX_RETRY_AFTER_S = 300.0
+FORGOTTEN_S = 1.0
+"""By then a probe has seen what the engine serves now."""
 
 _PARAM = re.compile(r"[A-Za-z0-9_.\[\]]{1,64}")
 _CODE = re.compile(r"[a-z_]{1,64}")
@@ -68,7 +71,7 @@ def _meaning(status: int, headers: Mapping[bytes, bytes], said: Said) -> EngineE
         case 401 | 403:
             return EngineMisconfigured()
         case 404 | 405:
-            return EngineMisconfigured() if _unknown_model(said) else EngineLacks()
+            return EngineForgot(retry_after=FORGOTTEN_S) if _unknown_model(said) else EngineLacks()
         case 501:
             return EngineLacks()
         case 400 | 413 | 422 if said.code == "context_length_exceeded" or _TOO_LONG.search(said.message):

@@ -264,10 +264,6 @@ _SAMPLED_LACKS: dict[str, Harmless] = {
     "prompt_logprobs": _only(),
     "use_beam_search": _only(False),
     "structured_outputs": _only(),
-    "guided_json": _only(),
-    "guided_regex": _only(),
-    "guided_choice": _only(),
-    "guided_grammar": _only(),
 }
 _CHAT_LACKS = _SAMPLED_LACKS | {
     "tools": _only([]),

@@ -40,6 +40,7 @@ def environment(engine: Engine, *, on_cpu: bool, threads: int) -> dict[str, str]
             "VLLM_TARGET_DEVICE": "cpu",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "TORCH_COMPILE_DISABLE": "1",  # else the first logprobs are compiled all the same, and everyone waits
             "OMP_NUM_THREADS": str(threads),
         }
     return env

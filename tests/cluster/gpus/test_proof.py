@@ -1,20 +1,27 @@
 """'Released' is said when the memory is back, and not before."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.cluster.control import Released
-from app.cluster.gpus.inventory import Inventory
+from app.cluster.gpus.inventory import Gpu, Inventory, Memory
 from app.cluster.gpus.lease import Hold, Lease
-from app.cluster.gpus.proof import LIMIT_S, Proof
+from app.cluster.gpus.proof import LIMIT_S, SLACK, Proof, not_back
+from app.cluster.launchers.logfile import LogFile
+from app.cluster.launchers.process import EngineProcess
 from app.errors import NotReleased
 from tests.support.nvml import GIB, IDLE, TOTAL, FakeGpus
+from tests.support.processes import ROOT, comes_true
 
 
 class Time:
@@ -74,7 +81,9 @@ async def test_it_waits_until_the_driver_has_cleaned_up(gpus: FakeGpus, lease: L
 async def test_memory_that_does_not_come_back_is_told_with_the_amount(gpus: FakeGpus, lease: Lease, time: Time) -> None:
     made = proof(lease)
     gpus.occupy(0, pid=2**22 + 1, bytes_=3 * GIB, lingers=True)
-    with pytest.raises(NotReleased, match=r"After 30 s 3\.0 GiB of GPU 0 are not back\."):
+    with pytest.raises(
+        NotReleased, match=r"After 30 s 3\.0 GiB of GPU 0 are not back with process 4194305 \(3\.0 GiB\)\."
+    ):
         await released(made, time)
     assert LIMIT_S <= time.now < LIMIT_S + 1
 
@@ -83,7 +92,7 @@ async def test_a_process_of_ours_that_lives_on_is_named(gpus: FakeGpus, lease: L
     made = proof(lease)
     with somebody(**lease.marker) as pid:
         gpus.occupy(0, pid, bytes_=1)
-        with pytest.raises(NotReleased, match=f"not back with process {pid}"):
+        with pytest.raises(NotReleased, match=rf"not back with process {pid} \(0\.0 GiB\)"):
             await released(made, time)
 
 
@@ -107,3 +116,65 @@ async def test_a_driver_that_does_not_tell_proves_nothing_and_keeps_nobody_waiti
 
 async def test_a_worker_without_a_gpu_has_nothing_to_prove(lease: Lease, time: Time) -> None:
     assert (await Proof(Inventory((), lacking="none"), (), lease).released()).proved
+
+
+ENGINE = """
+import time
+from tests.support.nvml import load_model
+load_model(3 * 2**30, lingers_s=1.0)
+print("loaded", flush=True)
+time.sleep(60)
+"""
+
+
+async def test_released_is_said_only_when_a_real_engine_and_its_memory_are_gone(
+    gpus: FakeGpus, lease: Lease, tmp_path: Path
+) -> None:
+    made = proof(lease)
+    log = tmp_path / "engine.log"
+    async with await EngineProcess.start(
+        [sys.executable, "-c", ENGINE],
+        {**os.environ, **gpus.env, **lease.marker, "CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": str(ROOT)},
+        log=LogFile(log),
+        told=lambda line: None,
+        grace_s=1.0,
+        held=lease.descriptors,
+    ):
+        assert await asyncio.to_thread(comes_true, lambda: "loaded" in log.read_text(), 10)
+    with pytest.raises(NotReleased, match=r"3\.0 GiB of GPU 0 are not back with process \d+ \(3\.0 GiB\)"):
+        await made.released(limit_s=0)
+    assert await made.released() == Released(proved=True)
+
+
+# --- with values ------------------------------------------------------------------------------------------------------
+
+GPU = Gpu("GPU-a", 0)
+OTHER, NEW_OTHER, OURS = 1, 2, 3
+AMOUNT = st.integers(0, 80 * GIB)
+
+
+def left(before: Memory, now: Memory) -> str:
+    return not_back(GPU, before, now, lambda pid: pid in (OTHER, NEW_OTHER))
+
+
+@given(idle=AMOUNT, was=AMOUNT, grown=AMOUNT, new=AMOUNT)
+def test_whatever_others_do_it_is_back_when_ours_is(idle: int, was: int, grown: int, new: int) -> None:
+    assert not left(
+        Memory(idle + was, {OTHER: was}), Memory(idle + SLACK + grown + new, {OTHER: grown, NEW_OTHER: new})
+    )
+    assert not left(Memory(idle + was, {OTHER: was}), Memory(idle, {}))
+
+
+@given(idle=AMOUNT, was=AMOUNT, grown=AMOUNT, new=AMOUNT, ours=st.integers(SLACK + 1, 80 * GIB))
+def test_whatever_others_do_what_is_kept_of_ours_is_seen(idle: int, was: int, grown: int, new: int, ours: int) -> None:
+    """Listed under a process, which may have ended, or under nobody's name any more."""
+    now, listed = idle + grown + new + ours, {OTHER: grown, NEW_OTHER: new}
+    said = f"{ours / GIB:.1f} GiB of GPU 0 are not back"
+    before = Memory(idle + was, {OTHER: was})
+    assert left(before, Memory(now, listed)) == said
+    assert left(before, Memory(now, {**listed, OURS: ours})) == f"{said} with process 3 ({ours / GIB:.1f} GiB)"
+
+
+def test_what_somebody_gave_back_meanwhile_hides_nothing() -> None:
+    before, now = Memory(IDLE + 39 * GIB, {OTHER: 39 * GIB}), Memory(IDLE + 30 * GIB, {})
+    assert left(before, now) == "30.0 GiB of GPU 0 are not back"

@@ -17,8 +17,7 @@ def serve():
 HEALTHY = SERVES + "print('loading', flush=True); serve()"
 REFUSES = "print('no such model: nowhere/at-all', flush=True); raise SystemExit(3)"
 NEVER_READY = "import time; print('still loading', flush=True); time.sleep(600)"
-DIES_ONCE_READY = SERVES + "import threading, os; threading.Timer(0.5, lambda: os._exit(9)).start(); serve()"
-STUBBORN = SERVES + "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); serve()"
+STUBBORN = SERVES + "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); serve()"
 CHATTERS = SERVES + "print(('x' * 199 + '\\n') * 60_000, flush=True); serve()"
 HAS_CHILDREN = (
     SERVES

@@ -1,11 +1,10 @@
-import itertools
 import sys
 from pathlib import Path
 
 import pytest
 
 from app.cluster.launchers import plan as planning
-from app.cluster.launchers.plan import Launch, Machine, Place, launch, missing, plan
+from app.cluster.launchers.plan import Launch, Machine, Place, launch, missing, part
 from app.engines.vllm import command as vllm
 from app.settings import Engine
 
@@ -20,7 +19,8 @@ def vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(engine: Engine, machine: Machine = CPU) -> tuple[Launch, ...]:
-    return plan(engine, machine, itertools.count(8100))
+    places = (Place(8100 + number, *part(engine, machine, number)) for number in range(engine.replicas))
+    return tuple(launch(f"engine-{number}", engine, place) for number, place in enumerate(places))
 
 
 def test_a_transformers_engine_is_our_own_module_in_this_python() -> None:
@@ -46,6 +46,7 @@ def test_vllm_is_told_that_it_is_on_a_cpu_only_where_it_is() -> None:
         (launch,) = planned(engine, machine)
         assert launch.env_defaults["VLLM_TARGET_DEVICE"] == "cpu"
         assert "--enforce-eager" in launch.argv
+        assert launch.env_defaults["TORCH_COMPILE_DISABLE"] == "1"
     (launch,) = planned(Engine(type="vllm"), GPUS)
     assert "VLLM_TARGET_DEVICE" not in launch.env_defaults
 

@@ -4,13 +4,15 @@
 
 `bad`: cannot be loaded. `dies0.5`: crashes so long after its first request. `mute`: never answers its first request.
 `sick`: answers 500 to it. `slow2`: loads for so long. `busy`: `/health` takes 0.6 s. `embeds`: offers no completions.
-`untold`: has no metrics. `helper`: starts one. `seen`: says which GPUs it sees. In the folder, a file `hang` stops all
+`untold`: has no metrics. `helper`: starts one. `seen`: says which GPUs it sees.
+`stubborn`: ignores SIGTERM. In the folder, a file `hang` stops all
 its answers, and `work` says how many requests run.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +32,8 @@ parser.add_argument("--quiet", action="store_true")
 args = parser.parse_args()
 script = args.model.split("-")
 adapters: dict[str, str] = {}
+if "stubborn" in script:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def seconds(word: str) -> float | None:

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.cluster.control import Adapter, Order, WorkerState
-from app.cluster.worker.worker import crew
 from app.errors import LoadFailed, LoadInProgress, NotOffered, UnknownAdapter, WorkerUnreachable
-from app.settings import Engine
 from tests.cluster.worker.conftest import QUICK, Bench, engine_process, family, loaded, settled, until
 
 EMPTY, LOADING, READY = WorkerState.EMPTY, WorkerState.LOADING, WorkerState.READY
@@ -351,20 +349,3 @@ async def test_many_rounds_leave_nothing(bench: Bench) -> None:
             await worker.release(drain_s=0)
         bench.seen.clear()
     assert sorted(path.name for path in bench.folder.rglob("*")) == ["logs", "w.log"]
-
-
-async def test_workers_of_one_process_share_its_machine(bench: Bench) -> None:
-    engine = Engine(type="vllm", replicas=2, gpus=("0", "1"), port_start=24_200)
-    told: list[tuple[str, str]] = []
-    one, two = crew(
-        engine, bench.folder, on_progress=lambda *line: told.append(line), heartbeat_s=0.1, build=bench.build
-    )
-    async with asyncio.timeout(30), one, two:
-        first, second = await asyncio.gather(loaded(one, "well"), loaded(two, "well"))
-        assert (first.name, second.name) == ("engine-0", "engine-1")
-        assert (first.gpus, second.gpus) == (("0",), ("1",))
-        assert (first.engine_url, second.engine_url) == ("http://127.0.0.1:24200", "http://127.0.0.1:24201")
-    assert sorted(told) == [
-        *(("engine-0", "asked for well"), ("engine-0", "loading well")),
-        *(("engine-1", "asked for well"), ("engine-1", "loading well")),
-    ]

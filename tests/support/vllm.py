@@ -1,0 +1,109 @@
+"""Real vLLM: two replicas of the demo model behind a gateway that starts, watches and stops them.
+
+Only `make test-vllm` has it; what needs it is marked with `ON_VLLM`.
+"""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.cluster.launchers.plan import Machine
+from tests.support.processes import EngineSite, GatewayProcess, alive, below, comes_true, free_port
+
+ON_VLLM = (pytest.mark.vllm, pytest.mark.timeout(120, func_only=True))
+"""The first one that runs waits for the start, too, which is not its own time."""
+
+MOST_AT_WORK = 24
+"""One more, and a replica answers 503 by its own choice."""
+
+ARGS = (
+    "--enable-auto-tool-choice --tool-call-parser hermes --enable-lora --max-lora-rank 8 --max-loras 2 "
+    f"--max-num-queued-reqs {MOST_AT_WORK}"
+)
+SHARED_GPU = "--gpu-memory-utilization 0.3"
+"""Both replicas may see the same one, and vLLM takes nearly all of it."""
+
+START_S, STOP_S = 400.0, 40.0
+
+
+class VllmFleet:
+    """The gateway, and each replica as seen from outside, by the name that the gateway gives it."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self.gateway = gateway
+        ports = sorted(_port_of(keeper) for keeper in self.keepers())
+        self.engines = {f"engine-{number}": EngineSite(port) for number, port in enumerate(ports)}
+
+    def keepers(self) -> list[int]:
+        return [pid for pid in self.gateway.children() if b"keeper.py" in _command(pid)]
+
+    def server_of(self, name: str) -> int:
+        """The process that `vllm serve` is; what else belongs to the replica is below it."""
+        port = self.engines[name].port
+        (keeper,) = (pid for pid in self.keepers() if _port_of(pid) == port)
+        (server,) = below(keeper) - set().union(*map(below, below(keeper)))
+        return server
+
+    def at_work(self) -> int:
+        return sum(engine.at_work() for engine in self.engines.values())
+
+    def all_ready(self) -> bool:
+        return are_ready(self.gateway) == len(self.engines)
+
+    def circuits_open(self) -> float:
+        return self.gateway.sum_of("gllm_circuit_open")
+
+    def close(self) -> None:
+        for engine in self.engines.values():
+            engine.http.close()
+
+
+def are_ready(gateway: GatewayProcess) -> int:
+    return int(gateway.sum_of("gllm_replica_ready"))
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
+
+
+def _port_of(keeper: int) -> int:
+    words = _command(keeper).split(b"\0")
+    return int(words[words.index(b"--port") + 1])
+
+
+@contextmanager
+def vllm_fleet(folder: Path) -> Iterator[VllmFleet]:
+    """Both replicas are ready within the block, and nothing of them is left behind it."""
+    assert shutil.which("vllm"), "there is no `vllm` on the PATH: run these tests with `make test-vllm`"
+    gateway = GatewayProcess(
+        "vllm",
+        free_port(),
+        folder,
+        ENGINE_TYPE="vllm",
+        ENGINE_REPLICAS="2",
+        ENGINE_PORT_START=str(free_port()),
+        ENGINE_ARGS=f"{ARGS} {SHARED_GPU}" if Machine.here().has_gpu else ARGS,
+        PROBE_INTERVAL="0.5",
+        VLLM_ALLOW_RUNTIME_LORA_UPDATING="True",
+    )
+    family: set[int] = set()
+    try:
+        gateway.await_ready("/readyz", START_S)
+        assert comes_true(lambda: are_ready(gateway) == 2, START_S, every_s=0.5), gateway.tail()
+        fleet = VllmFleet(gateway)
+        yield fleet
+        fleet.close()
+        family = gateway.children()
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait(STOP_S) == 0, gateway.tail()
+        assert not any(map(alive, family))
+    finally:
+        gateway.end()
+        assert comes_true(lambda: not any(map(alive, family)), 15)
