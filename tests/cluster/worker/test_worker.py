@@ -36,9 +36,11 @@ async def test_a_swap_drains_stops_starts_and_tries(bench: Bench) -> None:
         await asyncio.sleep(0.5)
         assert worker.now.state is DRAINING
         assert worker.now.names == ("well",)  # it still answers
+        assert worker.now.coming == ("other",)
         (bench.folder / "work").write_text("0")
         status = await settled(worker)
         assert (status.state, status.names, status.starts) == (READY, ("other",), 2)
+        assert status.coming == ()
     assert bench.states == [EMPTY, LOADING, READY, DRAINING, LOADING, READY, STOPPED]
     assert [step for step in bench.steps if step != "loading"] == [
         *("starting", "trying"),
