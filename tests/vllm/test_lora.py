@@ -84,3 +84,35 @@ def test_between_the_unloading_and_the_probe_nobody_is_blamed(
     assert statuses <= {404, 503}
     assert vllm.circuits_open() == 0
     assert answered(gateway, "demo").status_code == 200
+
+
+# --- with one call, everywhere ----------------------------------------------------------------------------------------
+
+
+def test_one_call_loads_an_adapter_on_all_replicas_and_one_takes_it_from_all(
+    gateway: GatewayProcess, adapter: Path
+) -> None:
+    order = {"model": "demo", "name": "everywhere", "path": str(adapter)}
+    assert gateway.http.post("/admin/adapters", json=order).status_code == 200
+    try:
+        (listed,) = [each for each in gateway.http.get("/v1/models").json()["data"] if each["id"] == "everywhere"]
+        assert listed["parent"] == "demo"
+        answers = [answered(gateway, "everywhere") for _ in range(24)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.headers["x-gllm-replica"] for answer in answers} == {"engine-0", "engine-1"}
+    finally:
+        assert gateway.http.delete("/admin/adapters/everywhere").status_code == 200
+    assert comes_true(lambda: models(gateway) == {"demo"}, A_PROBE_S)
+    assert answered(gateway, "everywhere").status_code == 404
+
+
+def test_an_adapter_that_cannot_be_loaded_is_on_no_replica_and_vllm_says_why(
+    vllm: VllmFleet, gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    order = {"model": "demo", "name": "nowhere", "path": str(tmp_path / "nothing")}
+    refused = gateway.http.post("/admin/adapters", json=order)
+    assert refused.status_code == 502
+    assert refused.json()["error"]["code"] == "load_failed"
+    assert "No adapter found" in refused.json()["error"]["message"]
+    assert all(models(engine) == {"demo"} for engine in vllm.engines.values())
+    assert gateway.http.delete("/admin/adapters/nowhere").json()["error"]["code"] == "unknown_adapter"

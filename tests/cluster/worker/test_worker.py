@@ -343,7 +343,7 @@ async def test_a_port_that_was_taken_meanwhile_is_not_used(bench: Bench) -> None
 
 
 async def test_many_rounds_leave_nothing(bench: Bench) -> None:
-    for _ in range(20):
+    for _ in range(50):
         async with bench.worker() as worker:
             assert (await loaded(worker, "well")).engine_url == "http://127.0.0.1:24200"
             await worker.release(drain_s=0)
