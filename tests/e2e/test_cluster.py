@@ -213,6 +213,16 @@ def test_a_load_that_fails_is_taken_back_and_says_why_while_calls_go_on(pair: Cl
     assert callers.statuses.keys() == {("chat", 200)}, callers.statuses
 
 
+def test_several_models_are_served_at_once_each_by_workers_of_its_own(pair: Cluster) -> None:
+    pair.loads("well-2", names=["next"], workers=["w2"])
+    listed = pair.asked("GET", "/v1/models").json()["data"]
+    assert {each["id"] for each in listed} == {"chat", "next"}
+    for model, worker in (("chat", "w1"), ("next", "w2")):
+        answers = [pair.complete(model) for _ in range(4)]
+        assert {(each.status_code, each.headers["x-gllm-replica"]) for each in answers} == {(200, worker)}
+    assert pair.states() == {"w1": "ready", "w2": "ready"}
+
+
 def test_of_two_changes_at_once_the_second_is_refused(pair: Cluster) -> None:
     first = pair.asked("POST", "/admin/models", {"model": "well-2-slow3", "names": ["chat"]})
     second = pair.asked("POST", "/load_model", {"model_path": "well-3"})
