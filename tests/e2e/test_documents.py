@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, free_port
+from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true, free_port
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")])
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):(8000|5333)")
@@ -114,7 +114,9 @@ def cluster(logs: Path) -> Iterator[str]:
     argv = ["bash", "-c", "exec " + code]
     started = Server("cluster of the README", argv, port, logs / "readme-cluster.log", clean_environment(), ROOT)
     try:
-        started.await_ready("/readyz", limit_s=240)
+        said = started.log.read_text
+        assert comes_true(lambda: "Ctrl+C stops it." in said() or not started.running, 240), started.tail()
+        assert started.running, started.tail()
         yield started.url
     finally:
         started.end()

@@ -134,7 +134,7 @@ async def test_one_that_talks_much_is_not_held_up(tmp_path: Path, said: Said) ->
         await said.until(lambda: len(said.lines) == 60_000)
     logs = await asyncio.to_thread(lambda: {file.name: file.stat().st_size for file in tmp_path.iterdir()})
     assert logs.keys() == {"engine.log", "engine.log.1"}
-    assert sum(logs.values()) == 60_000 * 200 + 1
+    assert sum(logs.values()) - 60_000 * 200 in (0, 1)  # the end of the last line may come apart from it
     assert max(logs.values()) <= 10 * 2**20
 
 
