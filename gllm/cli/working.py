@@ -158,7 +158,7 @@ class Working:
             case WorkerState.READY:
                 failed = f"{_failure(status)}\n" if status.failure else ""
                 at = f" at {status.engine_url}" if status.engine_url else ""
-                self._say(f"{failed}{status.name} serves {', '.join(status.names)}{at}. Ctrl+C stops it.")
+                self._say(f"{failed}{status.name} serves {', '.join(status.names)}{at}.")
             case WorkerState.FAILED:
                 self._say(f"{_failure(status) or status.reason}\nIt waits for another model.")
             case WorkerState.EMPTY:
