@@ -24,6 +24,7 @@ from app.telemetry.base import (
     Event,
     ReplicaChanged,
     StoreChanged,
+    StreamTakenOver,
     SwapBegan,
     SwapEnded,
     TenantsRead,
@@ -99,6 +100,9 @@ class Metrics:
             "gllm_queue_wait_seconds", "How long those waited that had to", buckets=LATENCIES, registry=registry
         )
         self._retries = Counter("gllm_retries", "Attempts on another replica", registry=registry)
+        self._taken_over = Counter(
+            "gllm_streams_taken_over", "Streams that went on at another replica when theirs died", registry=registry
+        )
         self._slow_readers = Counter(
             "gllm_slow_readers", "Clients cut off because they stopped reading", registry=registry
         )
@@ -174,6 +178,8 @@ class Metrics:
             case EngineErrorSeen(error=error, retried=retried):
                 self._errors(error).inc()
                 self._retries.inc(retried)
+            case StreamTakenOver():
+                self._taken_over.inc()
             case ReplicaChanged(replica=replica, state="removed"):
                 self._replicas.remove(replica)
                 self._circuits.remove(replica)
