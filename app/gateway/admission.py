@@ -103,7 +103,7 @@ class Ticket:
 
     async def __aenter__(self) -> Self:
         admission = self._admission
-        admission.enter(self)
+        self._record.allowed = admission.enter(self)
         self._task = asyncio.current_task()
         try:
             if not admission.take(self):
@@ -113,6 +113,7 @@ class Ticket:
             if ours := self._ours(error):
                 raise ours from None
             raise
+        self._record.admitted = self.since
         return self
 
     async def __aexit__(
@@ -266,15 +267,18 @@ class Admission:
 
     # --- a ticket's way -----------------------------------------------------------------------------------------
 
-    def enter(self, ticket: Ticket) -> None:
+    def enter(self, ticket: Ticket) -> float:
+        """When it did."""
         if self.draining:
             raise Draining(retry_after=DRAINED_S)
-        if ticket.left_s <= 0:
+        now = self.clock()
+        if ticket.expires_at <= now:
             raise DeadlinePassed
         self.entered += 1
         self._inside.add(ticket)
         self._watch.add(ticket)
         self._empty.clear()
+        return now
 
     def leave(self, ticket: Ticket, usage: Usage | None) -> None:
         self._inside.discard(ticket)

@@ -82,9 +82,9 @@ class Dispatch:
                 record.guessed = True
                 record.usage = _guess(call, ticket, record.events, answered=out.committed)
 
-    def _begin(self, lease: Lease, call: Call, record: Record) -> Call:
+    def _begin(self, lease: Lease, call: Call, record: Record, *, beside: bool = False) -> Call:
         """An attempt is written down. Where traces are kept, the engine's part in it hangs below this attempt."""
-        attempt = Attempt(lease.replica.name, self._clock())
+        attempt = Attempt(lease.replica.name, self._clock(), beside=beside)
         record.tries += (attempt,)
         if record.trace is None or not record.trace.sampled:
             return call
@@ -130,7 +130,7 @@ class Dispatch:
 
             def second() -> tuple[Lease, Call] | None:
                 lease = self._second(ticket, failed)
-                return None if lease is None else (lease, self._begin(lease, call, record))
+                return None if lease is None else (lease, self._begin(lease, call, record, beside=True))
 
             def lost(lease: Lease, error: EngineError) -> None:
                 failed[lease.replica.name] = error
