@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.errors import Outcome
 from app.generation import Usage
 from app.telemetry.base import EngineErrorSeen, ReplicaChanged, StoreChanged
-from app.telemetry.prometheus import DURATIONS, LATENCIES, TOKENS, Metrics
+from app.telemetry.metrics.families import DURATIONS, LATENCIES, TOKENS
+from app.telemetry.prometheus import Metrics
 from app.telemetry.record import Record
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
