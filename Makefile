@@ -44,6 +44,17 @@ run: $(RUN_READY) ## Start a gateway and an engine with the demo model (ARGS="--
 .PHONY: setup
 setup: $(DEV_READY) ## Prepare .venv with the gllm command and everything to develop it
 
+# What Debian and Ubuntu call them. Elsewhere they are installed by hand; tests that find none of them say so.
+PROGRAMS := prometheus prometheus-alertmanager
+
+.PHONY: programs
+programs: ## Install Prometheus and Alertmanager, for the tests that ask real ones (Debian, Ubuntu; as root)
+	@for each in promtool prometheus prometheus-alertmanager; do command -v $$each >/dev/null || lacking=1; done; \
+	if test -z "$$lacking"; then :; \
+	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends $(PROGRAMS) >/dev/null; then :; \
+	else echo "*** NOT INSTALLED: $(PROGRAMS); what asks a real Prometheus will not be tested ***" >&2; fi
+
 .PHONY: test
 test: $(DEV_READY) ## Run all tests: real engine, no GPU, no network (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)

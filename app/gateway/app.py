@@ -21,7 +21,7 @@ from app.cluster.remote import ANSWER_S, RemoteWorker
 from app.cluster.seats import Seats
 from app.cluster.swap import Limits, Swaps
 from app.cluster.turn import Turn
-from app.cluster.worker.worker import OnProgress
+from app.cluster.worker.site import OnProgress
 from app.engines.base import Engine
 from app.gateway.admin import Admin
 from app.gateway.admission import Admission, Ticket

@@ -11,7 +11,8 @@ from app.cluster.control import Order, Worker, WorkerState
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Replica
 from app.cluster.worker.crew import crew
-from app.cluster.worker.worker import LocalWorker, OnProgress
+from app.cluster.worker.site import OnProgress
+from app.cluster.worker.worker import LocalWorker
 from app.engines.base import Engine
 from app.engines.http import HttpEngine
 from app.engines.http import Timeouts as EngineTimeouts

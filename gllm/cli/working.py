@@ -21,7 +21,8 @@ from app.cluster.launchers.ports import NoPort
 from app.cluster.worker.announce import Announcer
 from app.cluster.worker.grip import NoGrip
 from app.cluster.worker.server import create_app, serving
-from app.cluster.worker.worker import LocalWorker, Post
+from app.cluster.worker.site import Post
+from app.cluster.worker.worker import LocalWorker
 from app.errors import LoadFailed
 from app.gateway.listener import Address, CannotListen, PortTaken, listener
 from app.settings import Settings

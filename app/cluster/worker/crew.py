@@ -9,7 +9,8 @@ from pathlib import Path
 
 from app.cluster.launchers.plan import HOST, Build, Machine, doubt, part
 from app.cluster.launchers.ports import LAST_PORT
-from app.cluster.worker.worker import LocalWorker, OnProgress, Post
+from app.cluster.worker.site import OnProgress, Post
+from app.cluster.worker.worker import LocalWorker
 from app.settings import Engine
 
 log = logging.getLogger("gllm")

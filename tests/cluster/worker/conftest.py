@@ -15,7 +15,8 @@ from app.cluster.control import Order, Status, WorkerState
 from app.cluster.launchers.plan import Place
 from app.cluster.launchers.process import KEEPER
 from app.cluster.worker.life import Pace
-from app.cluster.worker.worker import LocalWorker, Post
+from app.cluster.worker.site import Post
+from app.cluster.worker.worker import LocalWorker
 from app.settings import Engine
 
 ME = psutil.Process()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.cluster.control import Released, WorkerState
-from app.cluster.worker import worker as module
+from app.cluster.worker import supervisor as module
 from app.cluster.worker.grip import NoGrip, gripped, name_of
 from app.errors import NotReleased
 from tests.cluster.worker.conftest import QUICK, Bench, engine_process, loaded
