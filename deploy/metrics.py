@@ -26,15 +26,15 @@ KINDS: dict[str, Kind] = {"counter": "counter", "gauge": "gauge", "histogram": "
 HEAD = """\
 # Metrics
 
-`/metrics` of the gateway is answered to this machine and to admins' keys. With `METRICS_PORT` the same page is served by
-a listener of its own, from another thread, so that it is answered while the gateway is busy; it belongs into a network
-that only Prometheus reaches. Engines have a `/metrics` page each.
+`/metrics` of the gateway is answered to this machine and to admins' keys. With `METRICS_PORT` the same page is served
+by a listener of its own, from another thread, so that it is answered while the gateway is busy; it belongs into a
+network that only Prometheus reaches. Engines have a `/metrics` page each.
 
-- Whoever accepts `application/openmetrics-text` also gets exemplars: with observations of latencies, the `trace_id` of a
-  sampled request that made them.
-- Labels are bounded. A `model` that is served, and a `tenant` of the file, stand for themselves up to a hundred of each;
-  whatever comes beyond, or is unknown, is `other`; what was refused before it was known is `none`. Words that only
-  clients choose, as methods and paths, are `other` unless they are known. Request ids are in logs and traces only.
+- Whoever accepts `application/openmetrics-text` also gets exemplars: with observations of latencies, the `trace_id` of
+  a sampled request that made them.
+- Labels are bounded. A `model` that is served, and a `tenant` of the file, stand for themselves up to a hundred of
+  each; whatever comes beyond, or is unknown, is `other`; what was refused before it was known is `none`. Words that
+  only clients choose, as methods and paths, are `other` unless they are known. Request ids are in logs and traces only.
 - Counters and histograms of the known labels are there from the start, with 0, so that a rate sees the first event.
 - Numbers of states are read when the page is made: a replica that was removed leaves the page.
 - A histogram NAME has the series `NAME_bucket`, `NAME_sum` and `NAME_count`.
@@ -46,7 +46,7 @@ class _Still:
 
     running = waiting = prefix_queries = prefix_hits = preemptions = 0
     cache_usage = 0.0
-    cache_shape: dict[str, str] = {}  # noqa: RUF012
+    cache_shape = {"block_size": "", "num_gpu_blocks": ""}  # noqa: RUF012  # nobody changes it
 
 
 def groups() -> dict[str, tuple[Family, ...]]:
