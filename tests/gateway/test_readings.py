@@ -348,6 +348,9 @@ async def test_own_time_adds_up_to_less_than_the_whole(build: Build) -> None:
     for key in (None, b"k"):
         await house.post(asking(), headers=JSON if key is None else keyed(key=key))
     await house.post(asking(stream=True))
+    for record in house.recorder.records:
+        moments = [record.began, record.received, record.parsed, record.allowed, record.admitted, record.tries[0].began]
+        assert moments == sorted(moments)
     counts = numbers(house, "gllm_overhead_seconds_count")
     assert counts == {"intake": 3, "limits": 3, "route": 3, "relay": 2, "total": 3}
     sums = numbers(house, "gllm_overhead_seconds_sum")

@@ -236,6 +236,12 @@ def test_refusals_are_told_by_their_codes(status: int, code: str, refused: str |
     assert gained(ended, "gllm_rate_limits_met_total") == ({limit: 1} if limit else {})
 
 
+@pytest.mark.parametrize(("seconds", "within"), [(2.5, 1), (2.51, 0)])
+def test_what_just_keeps_a_promise_is_in_its_bucket(seconds: float, within: int) -> None:
+    found = ours(told(record(**{**STREAM, "first_byte": 100.0 + seconds, "model": "demo"})))
+    assert found["gllm_time_to_first_token_seconds_bucket", (("le", "2.5"), ("model", "demo"))] == within
+
+
 def test_every_error_with_which_a_call_can_be_refused_is_a_reason() -> None:
     refusing = {
         row.code for kind, row in ERRORS.items() if row.status in (429, 503) and not issubclass(kind, ClusterError)
