@@ -58,7 +58,7 @@ def main(environment: Mapping[str, str]) -> int:
         check(environment)
     except BadSetting as error:
         print("\n".join(f"gllm: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        print("gllm: nothing was started. Correct .env, and start again.", file=sys.stderr)
+        print("gllm: neither gateway nor engine was started. Correct .env, and start again.", file=sys.stderr)
         return REFUSED
     share_a_secret(Path(environment["CLUSTER_SECRET_FILE"]), environment.get("CLUSTER_SECRET", ""))
     return 0

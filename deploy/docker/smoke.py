@@ -27,6 +27,7 @@ SERVED = ("redis", "engine", "gateway")
 
 HEALTHY_WITHIN_S = 300.0
 ANSWER_WITHIN_S = 60.0
+PULLED_WITHIN_S = 180.0
 BUILD_FLAGS = shlex.split(os.environ.get("BUILD_FLAGS", ""))
 """For what only this machine's build needs, such as `--network host`."""
 
@@ -88,10 +89,11 @@ def need_base(engine: Engine) -> None:
 
 
 def can_be_had(engine: Engine, image: str) -> bool:
-    return (
-        engine.run("image", "inspect", image).returncode == 0
-        or engine.run("pull", "--quiet", image, limit_s=600).returncode == 0
-    )
+    try:
+        here = engine.run("image", "inspect", image).returncode == 0
+        return here or engine.run("pull", "--quiet", image, limit_s=PULLED_WITHIN_S).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 # --- by Compose -------------------------------------------------------------------------------------------------------

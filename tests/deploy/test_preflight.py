@@ -64,7 +64,7 @@ def test_a_wrong_value_ends_the_start_with_its_name(
     assert preflight.main(environment(secret, **of_env)) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"gllm: {sentence}")
-    assert said.endswith("gllm: nothing was started. Correct .env, and start again.\n")
+    assert said.endswith("gllm: neither gateway nor engine was started. Correct .env, and start again.\n")
     assert not secret.exists()
 
 
