@@ -128,6 +128,7 @@ bench: $(DEV_READY) ## Measure (ARGS="--help")
 docs: $(RUN_READY) ## Write the generated documents and .env.example anew
 	@$(BIN)/python -m app.settings
 	@$(BIN)/python -m gllm.cli.pages
+	@$(BIN)/python -m deploy.metrics
 
 .PHONY: lock
 lock: $(VENV_MADE) ## Choose the versions of all dependencies anew

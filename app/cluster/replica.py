@@ -41,6 +41,7 @@ class Replica:
         "reason",
         "reserved",
         "running",
+        "said",
         "sequences",
         "slots",
         "state",
@@ -71,6 +72,8 @@ class Replica:
         self.sequences = 0
         """Answers that they ask for: one call may ask for several."""
         self.foreign = Foreign()
+        self.said: Load | None = None
+        """Its own account of its load, while that is fresh."""
         self.beside = 0
         """Tokens of work that others give it, as far as can be told."""
         self.prefixes = Prefixes()
@@ -109,17 +112,20 @@ class Replica:
 
     def told(self, load: Load, tokens_each: float) -> None:
         """Its own account, beside ours; a sequence that is not ours is as large as ours are."""
+        self.said = load
         self.foreign.told(load, self.sequences)
         self.beside = round(self.foreign.sequences * tokens_each)
 
     def untold(self) -> None:
         """It should have told, and has not."""
+        self.said = None
         self.foreign.untold()
         self.beside //= 2
 
     def begins_anew(self) -> None:
         """With an empty cache, and with nothing left to do."""
         self.prefixes.forget()
+        self.said = None
         self.foreign = Foreign()
         self.beside = 0
         self.tells_load = True

@@ -61,6 +61,7 @@ class Ticket:
         "prompt_tokens",
         "since",
         "tenant",
+        "waits_since",
     )
 
     def __init__(self, admission: "Admission", call: Call, expected: Expected, record: Record) -> None:
@@ -82,6 +83,7 @@ class Ticket:
         """Its tenant's share has been charged with what it is expected to cost."""
         self.since = 0.0
         """When it got its lease."""
+        self.waits_since = 0.0
 
     @property
     def call(self) -> Call:
@@ -103,7 +105,7 @@ class Ticket:
 
     async def __aenter__(self) -> Self:
         admission = self._admission
-        admission.enter(self)
+        self._record.allowed = admission.enter(self)
         self._task = asyncio.current_task()
         try:
             if not admission.take(self):
@@ -113,6 +115,7 @@ class Ticket:
             if ours := self._ours(error):
                 raise ours from None
             raise
+        self._record.admitted = self.since
         return self
 
     async def __aexit__(
@@ -179,7 +182,7 @@ class Ticket:
     # --- inside -------------------------------------------------------------------------------------------------
 
     async def _wait(self, join: Callable[["Ticket"], None]) -> None:
-        began = self._admission.clock()
+        began = self.waits_since = self._admission.clock()
         join(self)
         turn = self._turn = asyncio.get_running_loop().create_future()
         try:
@@ -220,6 +223,17 @@ class Line:
     def __len__(self) -> int:
         return len(self.returning) + len(self.queue)
 
+    @property
+    def prompt_tokens(self) -> int:
+        return self.queue.tokens + sum(each.prompt_tokens for each in self.returning)
+
+    def oldest_s(self, now: float) -> float:
+        """How long the one has waited that waits longest."""
+        heads = [each.waits_since for each in self.returning]
+        if (queued := self.queue.oldest_since()) is not None:
+            heads.append(queued)
+        return max(0.0, now - min(heads)) if heads else 0.0
+
 
 class Admission:
     def __init__(
@@ -255,8 +269,9 @@ class Admission:
         return sum(map(len, self._lines.values()))
 
     @property
-    def tokens_waiting(self) -> int:
-        return sum(line.queue.tokens for line in self._lines.values())
+    def lines(self) -> dict[str, Line]:
+        """By model."""
+        return dict(self._lines)
 
     def line(self, model: str) -> Line:
         line = self._lines.get(model)
@@ -266,15 +281,18 @@ class Admission:
 
     # --- a ticket's way -----------------------------------------------------------------------------------------
 
-    def enter(self, ticket: Ticket) -> None:
+    def enter(self, ticket: Ticket) -> float:
+        """When it did."""
         if self.draining:
             raise Draining(retry_after=DRAINED_S)
-        if ticket.left_s <= 0:
+        now = self.clock()
+        if ticket.expires_at <= now:
             raise DeadlinePassed
         self.entered += 1
         self._inside.add(ticket)
         self._watch.add(ticket)
         self._empty.clear()
+        return now
 
     def leave(self, ticket: Ticket, usage: Usage | None) -> None:
         self._inside.discard(ticket)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from app.gateway.admission import Admission, Ticket
 from app.gateway.auth import Door, KeyedDoor, OpenDoor, SecretDoor
 from app.gateway.behind import fastapi_app
 from app.gateway.control.ancestor import ADD_WORKER, Ancestor
-from app.gateway.control.operators import Operators
+from app.gateway.control.operators import WORKERS, Operators
 from app.gateway.dispatch import Dispatch
 from app.gateway.edge import RECORD, Edge, EdgeLimits
 from app.gateway.endpoints import PROBED, Endpoints
@@ -37,6 +38,7 @@ from app.gateway.internal import InternalListener, Probes
 from app.gateway.listener import Address, listener
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
+from app.gateway.readings import Readings
 from app.gateway.replays import Replays
 from app.gateway.routing import LOOKS_AT_LOAD, POLICIES, READS_PROMPTS
 from app.gateway.routing.chain import prefix_of
@@ -96,7 +98,7 @@ class Gateway:
         self.clock = clock
         self.tenants = self._tenants()
         self.watch = Watch(clock)
-        self.metrics = Metrics() if settings.telemetry.metrics else None
+        self.metrics = self._metrics()
         self.log = LogWriter()
         self.tracer = self._tracer()
         self.telemetry = Everyone(*self._telemetry(), *backends)
@@ -105,7 +107,9 @@ class Gateway:
         self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
         routing = settings.routing
         self.fleet = Fleet(POLICIES[routing.policy](), self.telemetry)
-        self.prober = Prober(self.fleet, routing.probe_interval_s, asks_load=routing.policy in LOOKS_AT_LOAD)
+        asks_load = routing.policy in LOOKS_AT_LOAD or self.metrics is not None
+        self.prober = Prober(self.fleet, routing.probe_interval_s, asks_load=asks_load)
+        self.retries = RetryBudget(routing.retry_share, clock)
         self.admission = Admission(self.fleet, self.watch, self._line, refuses_early=settings.admission.backpressure)
         self.supply = Supply(settings, self.fleet, self.watch, self.telemetry, on_progress)
         self.supply.add(engines)
@@ -153,12 +157,23 @@ class Gateway:
         self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)
 
     def _measure(self, metrics: Metrics) -> None:
-        admission, fleet, replays = self.admission, self.fleet, self.replays
-        metrics.measure("gllm_requests_waiting", "Requests in the lines", lambda: admission.waiting)
-        metrics.measure("gllm_prompt_tokens_waiting", "Their prompts, in tokens", lambda: admission.tokens_waiting)
-        metrics.measure("gllm_slots_taken", "Requests at engines", lambda: sum(r.running for r in fleet.replicas))
-        metrics.measure("gllm_slots", "Requests that ready replicas answer at once", lambda: fleet.capacity)
-        metrics.measure("gllm_keyed_runs", "Executions for an idempotency key, running now", lambda: len(replays))
+        admission = self.settings.admission
+        metrics.know(lambda: self.fleet.models)
+        metrics.measure(
+            Readings(
+                self.fleet,
+                self.admission,
+                admission.places if admission.backpressure else math.inf,
+                self.quota,
+                self.retries,
+                self.replays,
+                self.books,
+                self.store,
+                self.members,
+                self.log,
+                self.clock,
+            )
+        )
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -243,12 +258,16 @@ class Gateway:
         turn = Turn(None if self.store is None else RedisTurn(self.store))
         return Swaps(self.members, self.telemetry, self.clock, limits, turn)
 
+    def _metrics(self) -> Metrics | None:
+        settings = self.settings
+        return Metrics(VERSION, settings.engine.type, settings.routing.policy) if settings.telemetry.metrics else None
+
     def _telemetry(self) -> list[Telemetry]:
         logs = self.settings.logs
         as_json = logs.format == "json" or (logs.format == "auto" and not sys.stderr.isatty())
         backends: list[Telemetry] = [each for each in (self.metrics, self.tracer) if each is not None]
         if logs.level in ("debug", "info"):
-            unlogged = () if logs.level == "debug" else PROBED | {ADD_WORKER}
+            unlogged = () if logs.level == "debug" else PROBED | {ADD_WORKER, WORKERS}
             backends.append(RequestLog(self.log, as_json=as_json, unlogged=unlogged))
         return backends
 
@@ -296,19 +315,29 @@ class Gateway:
 
     def _books(self) -> Books:
         storage = self.settings.storage
-        return Books(Ledger(_utc_today), storage.state_dir, storage.ledger_flush_s, self.store)
+        return Books(Ledger(_utc_today), storage.state_dir, storage.ledger_flush_s, self.store, self.clock)
 
     def _pipeline(self) -> Pipeline:
         routing = self.settings.routing
         dispatch = Dispatch(
             self.fleet,
             Retry(attempts=routing.max_attempts),
-            RetryBudget(routing.retry_share, self.clock),
+            self.retries,
             HedgeDelay(routing.hedge_share, self.clock),
             self.telemetry,
             self.clock,
+            on_delay=self.metrics.event_delay if self.metrics else lambda seconds: None,
         )
-        return Pipeline(self.replays, self.fleet, Estimates(), self.quota, self.admission, dispatch, self.books.ledger)
+        return Pipeline(
+            self.replays,
+            self.fleet,
+            Estimates(),
+            self.quota,
+            self.admission,
+            dispatch,
+            self.books.ledger,
+            self.metrics.settled if self.metrics else lambda call, used: None,
+        )
 
     def _answers(self) -> AnswerStore:
         """Finished answers: shared, or in a file that a restart finds again."""

@@ -20,6 +20,11 @@ from app.telemetry.base import EngineErrorSeen, Telemetry
 from app.telemetry.record import Attempt, Record
 from app.wire.answers import stream_reader, usage_of
 
+SAMPLED = 64
+"""Of so many events of streams one is timed. To time each would make relaying it a hundredth dearer, for nothing."""
+STRIDE = 37
+"""From one stream to the next it is another one's turn, so that short streams are sampled as well as long ones."""
+
 
 class Dispatch:
     def __init__(
@@ -31,14 +36,18 @@ class Dispatch:
         telemetry: Telemetry,
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_delay: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        """`on_delay` hears how long some events took from the engine's connection to the client's."""
+        self._budget = budget
         self._fleet = fleet
         self._retry = retry
-        self._budget = budget
         self._hedge = hedge
         self._telemetry = telemetry
         self._clock = clock
         self._sleep = sleep
+        self._on_delay = on_delay
+        self._turn = 0
 
     async def send(self, call: Call, ticket: Ticket, out: Sink, record: Record) -> None:
         self._budget.deposit()
@@ -82,9 +91,9 @@ class Dispatch:
                 record.guessed = True
                 record.usage = _guess(call, ticket, record.events, answered=out.committed)
 
-    def _begin(self, lease: Lease, call: Call, record: Record) -> Call:
+    def _begin(self, lease: Lease, call: Call, record: Record, *, beside: bool = False) -> Call:
         """An attempt is written down. Where traces are kept, the engine's part in it hangs below this attempt."""
-        attempt = Attempt(lease.replica.name, self._clock())
+        attempt = Attempt(lease.replica.name, self._clock(), beside=beside)
         record.tries += (attempt,)
         if record.trace is None or not record.trace.sampled:
             return call
@@ -130,7 +139,7 @@ class Dispatch:
 
             def second() -> tuple[Lease, Call] | None:
                 lease = self._second(ticket, failed)
-                return None if lease is None else (lease, self._begin(lease, call, record))
+                return None if lease is None else (lease, self._begin(lease, call, record, beside=True))
 
             def lost(lease: Lease, error: EngineError) -> None:
                 failed[lease.replica.name] = error
@@ -161,9 +170,16 @@ class Dispatch:
         try:
             if shown := read(first):
                 await out.write(shown)
+            turn = self._turn = (self._turn + STRIDE) % SAMPLED
             async for block in blocks:
-                if shown := read(block):
-                    await out.write(shown)
+                if reader.events % SAMPLED != turn:
+                    if shown := read(block):
+                        await out.write(shown)
+                else:
+                    began = self._clock()
+                    if shown := read(block):
+                        await out.write(shown)
+                        self._on_delay(self._clock() - began)
             reader.close()
         except GatewayError:
             if not reader.ended:  # what goes wrong after the proper end takes nothing from anybody

@@ -151,7 +151,9 @@ class Edge:
             tenant = self._admit(scope, headers, record, self._door.admit)
             self._check_head(scope, headers)
             body = await client.body(self._limits.max_body_bytes, self._limits.body_timeout_s)
+            record.received = self._clock()
             call = self._intake.call(route, record.id, body, headers, record.began, tenant, record.trace)
+            record.parsed = self._clock()
             record.model, record.stream = call.model, call.stream
             if call.stream:
                 out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s)
@@ -254,5 +256,6 @@ async def _fail(out: Answer, record: Record, error: GatewayError) -> None:
 def _failed(record: Record, error: GatewayError, *, committed: bool = False) -> None:
     record.error = type(error).__name__
     record.detail = getattr(error, "detail", "")
+    record.code = error.code or row_of(error).code
     interrupted = committed and error.outcome is Outcome.UPSTREAM_FAILED
     record.outcome = Outcome.INTERRUPTED if interrupted else error.outcome

@@ -1,16 +1,21 @@
 """The way through, on one screen: what every call passes, in order. Each block gives back what it took."""
 
+from collections.abc import Callable
+
 from app.cluster.fleet import Fleet
 from app.gateway.admission import Admission
 from app.gateway.answers import Sink
 from app.gateway.dispatch import Dispatch
 from app.gateway.replays import Replays
-from app.generation import Call
+from app.generation import Call, Usage
 from app.reliability.estimates import Estimates
 from app.reliability.ledger import Ledger
 from app.reliability.quota import Quota
 from app.telemetry.record import Record
 from app.wire.limits import limit_headers
+
+OnSettled = Callable[[Call, Usage], None]
+"""Hears of what each call used, once; of one that outlives its client too."""
 
 
 class Pipeline:
@@ -23,6 +28,7 @@ class Pipeline:
         admission: Admission,
         dispatch: Dispatch,
         ledger: Ledger,
+        on_settled: OnSettled = lambda call, used: None,
     ) -> None:
         self._replays = replays
         self._fleet = fleet
@@ -31,6 +37,7 @@ class Pipeline:
         self._admission = admission
         self._dispatch = dispatch
         self._ledger = ledger
+        self._on_settled = on_settled
 
     async def serve(self, call: Call, out: Sink, record: Record) -> None:
         if call.key is None:
@@ -54,3 +61,4 @@ class Pipeline:
                 reservation.used = 0 if used is None else used.tokens
                 if used is not None:
                     self._ledger.add(call.tenant.name, call.model, used)
+                    self._on_settled(call, used)

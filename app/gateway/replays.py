@@ -14,6 +14,7 @@ from app.errors import (
     EngineBroken,
     GatewayError,
     KeyInFlight,
+    KeyReused,
     NotReplayable,
     StoreDown,
     Unforeseen,
@@ -25,7 +26,7 @@ from app.reliability.recording import Reader, Recording
 from app.reliability.stores.answers import AnswerStore, Claim, Elsewhere, Kept, Key, OwnerGone
 from app.reliability.watch import Watch
 from app.settings import Idempotency
-from app.telemetry.record import Record
+from app.telemetry.record import Keyed, Record
 from app.tenant import Tenant
 
 log = logging.getLogger("gllm")
@@ -74,12 +75,16 @@ class Replays:
                     run.stop(Draining(retry_after=1.0))
 
     async def serve(self, call: Call, out: Sink, record: Record, work: Work) -> None:
-        slot, run = await self._place(call)
-        first = run is None
-        if run is None:
-            run = self._start(slot, call, record, work)
-        with run.reading(call) as reader:
-            await self._give(run, reader, out, record, first=first)
+        try:
+            slot, run = await self._place(call)
+            first = run is None
+            if run is None:
+                run = self._start(slot, call, record, work)
+            with run.reading(call) as reader:
+                await self._give(run, call, reader, out, record, first=first)
+        except (KeyInFlight, KeyReused, NotReplayable, StoreDown) as error:
+            record.keyed = _REFUSED[type(error)]
+            raise
 
     def give_up(self, tenant: Tenant, key: str) -> None:
         """No grace time for what runs here with this key, whatever the endpoint."""
@@ -115,14 +120,14 @@ class Replays:
         run.task = self._tasks.create_task(self._live(slot, run, work))
         return run
 
-    async def _give(self, run: Run, reader: Reader, out: Sink, record: Record, *, first: bool) -> None:
+    async def _give(self, run: Run, call: Call, reader: Reader, out: Sink, record: Record, *, first: bool) -> None:
         """From the recording to one client, as it grows."""
         try:
             try:
                 block = await (reader.next() if run.call.stream else reader.whole())
             finally:
                 out.also(_head(run, first=first))
-                _tell(run, record, first=first)
+                _tell(run, call, record, first=first)
             while block is not None:
                 await out.write(block)
                 block = await reader.next()
@@ -130,7 +135,7 @@ class Replays:
                 await out.write(b"")  # the client had it all, and asked for what comes after
             await out.end()
         finally:
-            _tell(run, record, first=first)
+            _tell(run, call, record, first=first)
 
     # --- the run, in its own task ---------------------------------------------------------------------------------
 
@@ -206,6 +211,7 @@ class Replays:
     async def _follow(self, run: Run, elsewhere: Elsewhere) -> None:
         """What another gateway answers. Raises `OwnerGone` if it died before it had said anything."""
         recording = run.recording
+        run.follows = True
         run.settle(None)
         if not self._rules.attach:
             raise KeyInFlight(retry_after=1.0)
@@ -253,13 +259,34 @@ def _head(run: Run, *, first: bool) -> Headers:
     return said
 
 
-def _tell(run: Run, record: Record, *, first: bool) -> None:
+def _tell(run: Run, call: Call, record: Record, *, first: bool) -> None:
     """What the request's own record takes over. What was used is told once, by the request that used it."""
     record.replica, record.attempts = run.recording.replica, run.recording.attempts
     record.replayed = run.is_replay or not first
+    record.keyed = _how(run, call, first=first)
     if first and run.executes:
         record.replica, record.attempts = run.record.replica, run.record.attempts
         record.routed_by = run.record.routed_by
         record.queued_s, record.events = run.record.queued_s, run.record.events
+        record.allowed, record.admitted = run.record.allowed, run.record.admitted
         record.waits, record.tries = run.record.waits, run.record.tries
         record.usage, record.guessed = run.record.usage, run.record.guessed
+
+
+_REFUSED = {
+    KeyInFlight: Keyed.IN_FLIGHT,
+    KeyReused: Keyed.MISMATCH,
+    NotReplayable: Keyed.NOT_REPLAYABLE,
+    StoreDown: Keyed.STORE_DOWN,
+}
+
+
+def _how(run: Run, call: Call, *, first: bool) -> Keyed | None:
+    """`None` while the store is asked."""
+    if run.executes is None:
+        return None
+    if call.seen:
+        return Keyed.RESUMED
+    if run.executes:
+        return Keyed.FIRST if first else Keyed.ATTACHED
+    return Keyed.ATTACHED if run.follows else Keyed.REPLAYED

@@ -35,6 +35,8 @@ class Run:
         self.headers: Headers = []
         self.executes: bool | None = None
         """Whether the answer is made here; `None` while the store is asked."""
+        self.follows = False
+        """Another gateway makes it, and we read along."""
         self.settled = asyncio.Event()
         self.over = asyncio.Event()
         self.verdict: GatewayError | None = None

@@ -33,6 +33,8 @@ class RetryBudget:
     """
 
     def __init__(self, share: float, clock: Clock, least_per_s: float = 1.0, ttl_s: float = 10.0) -> None:
+        self.denied = 0
+        """Retries that there was nothing left for."""
         self._share = share
         self._clock = clock
         self._slice_s = ttl_s / SLICES
@@ -51,10 +53,25 @@ class RetryBudget:
         if self._share <= 0:
             return False
         now = self._now()
-        if self._share * sum(self._firsts) + self._reserve - sum(self._retries) < 1:
+        if self._left(SLICES) < 1:
+            self.denied += 1
             return False
         self._retries[now] += 1
         return True
+
+    @property
+    def left(self) -> int | None:
+        """How many may still be made; `None` where there are none at all. Changes nothing, so any thread may ask."""
+        if self._share <= 0:
+            return None
+        begun = int(self._clock() / self._slice_s) - self._latest
+        return max(0, int(self._left(SLICES - max(0, begun))))
+
+    def _left(self, slices: int) -> float:
+        """By so many of the latest slices."""
+        kept = [(self._latest - ago) % SLICES for ago in range(slices)]
+        firsts, retries = sum(self._firsts[each] for each in kept), sum(self._retries[each] for each in kept)
+        return self._share * firsts + self._reserve - retries
 
     def _now(self) -> int:
         """The slice of now, empty if it has just begun."""

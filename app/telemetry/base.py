@@ -18,6 +18,15 @@ class EngineErrorSeen:
 
 
 @dataclass(frozen=True)
+class StreamTakenOver:
+    """A stream whose replica died goes on at another one; its client has noticed nothing."""
+
+    request_id: str
+    from_replica: str
+    to_replica: str
+
+
+@dataclass(frozen=True)
 class ReplicaChanged:
     replica: str
     state: str
@@ -89,6 +98,7 @@ class CollectorChanged:
 
 Event = (
     EngineErrorSeen
+    | StreamTakenOver
     | ReplicaChanged
     | CircuitChanged
     | WorkerChanged

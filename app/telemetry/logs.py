@@ -31,11 +31,19 @@ class LogWriter:
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._lines: deque[str] = deque(maxlen=MAX_WAITING)
-        self.write = self._lines.append
+        self.dropped = 0
+        """Lines that nobody will read."""
+        self._lines: deque[str] = deque()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
+
+    def write(self, line: str) -> None:
+        if len(self._lines) >= MAX_WAITING:
+            with suppress(IndexError):  # the thread has just taken them all
+                self._lines.popleft()
+                self.dropped += 1
+        self._lines.append(line)
 
     def _run(self) -> None:
         while not self._closing.wait(FLUSH_S):
@@ -45,9 +53,11 @@ class LogWriter:
     def _flush(self) -> None:
         if self._lines:
             batch = [self._lines.popleft() for _ in range(len(self._lines))]
-            with suppress(OSError, ValueError):  # nobody reads any more, or not now: later lines are tried again
+            try:
                 self._stream.write("\n".join(batch) + "\n")
                 self._stream.flush()
+            except (OSError, ValueError):  # nobody reads any more, or not now: later lines are tried again
+                self.dropped += len(batch)
 
     @property
     def waiting(self) -> int:

@@ -19,6 +19,8 @@ class Attempt(msgspec.Struct):
     ended: float = 0.0
     error: str = ""
     """The class of its error."""
+    beside: bool = False
+    """Begun while another one was slow to begin."""
     outrun: bool = False
     """Another one, tried beside it, began first; this one was ended."""
 
@@ -41,6 +43,24 @@ class Reason(StrEnum):
     """Those that have read it have too much to do; this one had less."""
 
 
+class Keyed(StrEnum):
+    """What became of a request with an idempotency key: one vocabulary for log and metric."""
+
+    FIRST = "first"
+    """The answer was made for it."""
+    REPLAYED = "replayed"
+    """It got the answer that is kept."""
+    ATTACHED = "attached"
+    """It read along with one that was being answered."""
+    RESUMED = "resumed"
+    """It got the rest of a stream whose beginning its client has."""
+    IN_FLIGHT = "in_flight"
+    MISMATCH = "mismatch"
+    """The key stands for another request."""
+    NOT_REPLAYABLE = "not_replayable"
+    STORE_DOWN = "store_down"
+
+
 class Record(msgspec.Struct):
     id: str
     endpoint: str
@@ -57,6 +77,8 @@ class Record(msgspec.Struct):
     error: str = ""
     """The class of the error, and for an engine's its `detail`; never shown to the client."""
     detail: str = ""
+    code: str = ""
+    """The error's, as its answer says it."""
     replica: str = ""
     routed_by: Reason | None = None
     """`None` while there was no choice to be made: it is waiting, was refused, or is answered by an earlier one."""
@@ -69,6 +91,17 @@ class Record(msgspec.Struct):
     """From when until when, each time that it did."""
     replayed: bool = False
     """The answer was made for an earlier request with the same idempotency key."""
+    keyed: Keyed | None = None
+    """With a key, once that is known."""
+    received: float = 0.0
+    """When its body was there; with this and the next ones its own time is told from waiting (0: it did not come to
+    that)."""
+    parsed: float = 0.0
+    """When it was known what is asked."""
+    allowed: float = 0.0
+    """When its tenant's limits had let it in."""
+    admitted: float = 0.0
+    """When it was given its first replica."""
     first_byte: float = 0.0
     ended: float = 0.0
     events: int = 0

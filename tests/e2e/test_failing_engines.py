@@ -153,7 +153,7 @@ def test_an_engine_killed_before_its_first_byte_costs_nobody_an_answer(
 
 
 def test_an_engine_killed_in_mid_stream_is_one_error_event_and_no_end(pair: GatewayProcess, victim: Victim) -> None:
-    interrupted = pair.samples()['gllm_request_outcomes_total{outcome="interrupted"}']
+    interrupted = pair.samples()['gllm_request_outcomes_total{model="demo",outcome="interrupted"}']
     right = text_of(ask(pair, max_tokens=300))
     bodies: dict[str, bytes] = {}
 
@@ -194,5 +194,5 @@ def test_an_engine_killed_in_mid_stream_is_one_error_event_and_no_end(pair: Gate
     (whole,) = bodies.values()
     assert whole.endswith(b"data: [DONE]\n\n")
     assert b'"error"' not in whole
-    assert pair.samples()['gllm_request_outcomes_total{outcome="interrupted"}'] == interrupted + 2
+    assert pair.samples()['gllm_request_outcomes_total{model="demo",outcome="interrupted"}'] == interrupted + 2
     assert pair.in_flight() == 0

@@ -407,6 +407,11 @@ async def test_the_line_and_the_slots_are_measured(build: Build) -> None:
         await crowd.waiting()
         page = (await house.get("/metrics")).body.decode()
         house.engine.go_on.set()
-    for line in ("gllm_requests_waiting 1.0", "gllm_slots_taken 1.0", "gllm_slots 1.0", "gllm_keyed_runs 0.0"):
+    for line in (
+        'gllm_queue_requests{model="demo"} 1.0',
+        "gllm_slots_taken 1.0",
+        "gllm_slots 1.0",
+        "gllm_keyed_runs 0.0",
+    ):
         assert line in page
-    assert "gllm_queue_wait_seconds_count 1.0" in (await house.get("/metrics")).body.decode()
+    assert 'gllm_queue_wait_seconds_count{model="demo"} 1.0' in (await house.get("/metrics")).body.decode()

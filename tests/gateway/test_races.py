@@ -218,6 +218,8 @@ async def test_a_second_try_that_goes_on_and_breaks_speaks_against_its_replica(b
     broken = await house.post(asking(stream=True))
     assert broken.events()[-1]["error"]["code"] == "engine_interrupted"
     assert broken.headers["x-gllm-replica"] == "b"
+    assert [attempt.beside for attempt in house.recorder.last.tries] == [False, True]
+    assert 'gllm_hedges_total{result="won"} 1.0' in (await house.get("/metrics")).body.decode()
     a, b = house.gateway.fleet.replicas
     assert (a.circuit.state, b.circuit.state) == (CircuitState.CLOSED, CircuitState.OPEN)
 

@@ -72,9 +72,9 @@ async def test_prompts_that_begin_alike_meet_where_the_policy_says_so(build: Bui
     assert len({answer.headers["x-gllm-replica"] for answer in answers}) == 1
     assert [answer.headers["x-gllm-route"] for answer in answers] == ["load"] + ["prefix"] * 5
     page = (await house.get("/metrics")).body.decode()
-    assert 'gllm_routed_total{reason="prefix"} 5.0' in page
-    assert 'gllm_routed_total{reason="load"} 1.0' in page
-    assert "gllm_prompt_tokens_total 42.0" in page
+    assert 'gllm_routed_total{policy="prefix",reason="prefix"} 5.0' in page
+    assert 'gllm_routed_total{policy="prefix",reason="load"} 1.0' in page
+    assert 'gllm_prompt_tokens_total{model="demo"} 42.0' in page
 
 
 @pytest.mark.parametrize("policy", ["session", "power_of_two", "least_load", "round_robin"])

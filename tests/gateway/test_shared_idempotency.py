@@ -11,6 +11,7 @@ import pytest
 from app.engines.scripted import Scripted
 from app.errors import EngineFailed
 from app.reliability.stores.redis import SharedStore
+from app.telemetry.record import Keyed
 from tests.gateway.conftest import Build, House, asking
 from tests.gateway.test_idempotency import KEY, asks, begin, executions, keyed
 from tests.support.redis_server import redis_server
@@ -79,6 +80,9 @@ async def test_a_stream_is_read_along_at_another_gateway_and_gone_on_with_there(
     assert (executions(there), twin.headers["x-gllm-replica"]) == (0, "only")
     again = await asks().run(there.gateway.app)
     assert again.body == twin.body
+    became = {record.id: record.keyed for record in there.recorder.records}
+    for exchange, result in ((twin, Keyed.ATTACHED), (rest, Keyed.RESUMED), (again, Keyed.REPLAYED)):
+        assert became[exchange.headers["x-request-id"]] is result
 
 
 async def test_who_reads_elsewhere_keeps_a_run_alive_whose_own_client_has_gone(houses: Houses) -> None:

@@ -98,6 +98,25 @@ def test_what_was_not_used_is_not_saved_up() -> None:
     assert retries(budget) == 2
 
 
+def test_what_is_left_is_known_without_taking_it() -> None:
+    clock = FakeClock()
+    budget = RetryBudget(0.2, clock, least_per_s=1, ttl_s=10)
+    for _ in range(20):
+        budget.deposit()
+    assert [budget.left, budget.left] == [13, 13]
+    assert retries(budget) == 13
+    assert (budget.left, budget.denied) == (0, 1)
+    clock.advance(11)
+    assert budget.left == 9, "what was made so long ago counts no more, although nobody has asked since"
+    assert RetryBudget(0.0, clock).left is None
+
+
+def test_a_budget_that_is_off_denies_nothing() -> None:
+    budget = RetryBudget(0.0, FakeClock())
+    assert not budget.withdraw()
+    assert budget.denied == 0
+
+
 def test_a_clock_that_jumps_far_ahead_leaves_an_empty_budget() -> None:
     clock = FakeClock()
     budget = RetryBudget(1.0, clock, least_per_s=0)
@@ -132,3 +151,19 @@ def test_in_no_stretch_of_time_are_there_more_retries_than_agreed(
             recent = sum(begin - ttl_s <= at <= end for at in firsts)
             count = sum(begin <= at <= end for at in made)
             assert count <= share * recent + least_per_s * window_s + 1
+
+
+@given(STEPS, st.sampled_from([0.1, 0.5, 1.0]), st.sampled_from([0.0, 1.0, 3.0]))
+def test_what_is_said_to_be_left_is_what_can_be_had(
+    steps: list[tuple[float, int, int]], share: float, least_per_s: float
+) -> None:
+    clock = FakeClock()
+    budget = RetryBudget(share, clock, least_per_s)
+    for seconds, requests, wanted in steps:
+        for _ in range(requests):
+            budget.deposit()
+        clock.advance(seconds)
+        left = budget.left
+        assert left is not None
+        made = retries(budget, wanted)
+        assert made == min(left, wanted)

@@ -209,6 +209,7 @@ def test_a_broken_pipe_does_not_end_the_writing() -> None:
     writer.write("kept")
     writer.close()
     assert stream.getvalue().endswith("kept\n")
+    assert writer.dropped == 1
 
 
 def test_lines_that_nobody_takes_do_not_fill_the_memory() -> None:
@@ -227,4 +228,5 @@ def test_lines_that_nobody_takes_do_not_fill_the_memory() -> None:
     go_on.set()
     writer.close()
     assert held <= 100_000
+    assert writer.dropped + stream.getvalue().count("\n") == 300_000, "each line is written, or counted as lost"
     assert stream.getvalue().endswith("line 299999\n"), "the newest lines are the ones that are kept"

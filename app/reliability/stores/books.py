@@ -7,12 +7,14 @@ later, so an answer never waits for the ledger, and a broken disk or store loses
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
+from app.clock import Clock
 from app.reliability.ledger import Book, Ledger, Selection, merge
 from app.reliability.stores.redis import SharedStore, StoreUnavailable
 from app.reliability.stores.redis_ledger import RedisLedger
@@ -42,8 +44,19 @@ class Unreadable(Exception):
 
 
 class Books:
-    def __init__(self, ledger: Ledger, state_dir: Path, every_s: float, store: SharedStore | None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        state_dir: Path,
+        every_s: float,
+        store: SharedStore | None,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self.ledger = ledger
+        self.failures = 0
+        """Times that writing went wrong."""
+        self._clock = clock
+        self._well_at = clock()
         self._every_s = every_s
         self._own = SqliteLedger(state_dir / FILE)
         self._shared = RedisLedger(store) if store is not None else None
@@ -65,6 +78,7 @@ class Books:
         async with self._turn:
             try:
                 await self._write()
+                self._well_at = self._clock()
                 await self._share()
             except StoreUnavailable:
                 pass  # the store tells it
@@ -95,6 +109,16 @@ class Books:
         await self._in_thread(self._end)
         thread, self._thread = self._thread, _one_thread()
         thread.shutdown()
+
+    @property
+    def unwritten(self) -> int:
+        """Rows that are in memory only."""
+        return len(self.ledger) + len(self._unwritten)
+
+    @property
+    def age_s(self) -> float:
+        """How long ago all there was could be written."""
+        return self._clock() - self._well_at
 
     # --- into the file --------------------------------------------------------------------------------------------
 
@@ -152,6 +176,7 @@ class Books:
         return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work, *args, **kwargs)))
 
     def _troubled(self, error: Exception) -> None:
+        self.failures += 1
         told = f"{type(error).__name__}: {error}"
         if told != self._trouble:
             self._trouble = told

@@ -260,17 +260,21 @@ async def test_operators_are_told_in_events_and_metrics(headquarters: Open) -> N
     here = await headquarters(*workers)
     await here.all_announced()
     await here.ask("POST", "/admin/models", {"model": "next", "wait": True})
-    workers[1].becomes(WorkerState.STOPPED)
+    workers[0].becomes(gpus=("GPU-a", "GPU-b"))
+    await eventually(lambda: here.house.gateway.members.find("w1").version == workers[0].now.version)
+    workers[1].becomes(WorkerState.STOPPED, gpus=("GPU-c",))
     await eventually(lambda: WorkerChanged("w2", "stopped", "") in here.house.recorder.events)
     page = (await here.ask("GET", "/metrics")).body.decode()
     for line in (
         'gllm_workers{state="ready"} 1.0',
         'gllm_workers{state="stopped"} 1.0',
         'gllm_workers{state="loading"} 0.0',
+        'gllm_gpus_leased{state="ready"} 2.0',
         'gllm_swaps_total{outcome="done"} 1.0',
         "gllm_swap_running 0.0",
         "gllm_swap_duration_seconds_count 1.0",
     ):
         assert line in page
+    assert 'gllm_gpus_leased{state="stopped"}' not in page, "who has stopped holds none"
     (ended,) = (each for each in here.house.recorder.events if isinstance(each, SwapEnded))
     assert (ended.model, ended.outcome) == ("next", "done")

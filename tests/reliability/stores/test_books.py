@@ -16,6 +16,7 @@ from app.reliability.stores.books import Books, Report, Unreadable
 from app.reliability.stores.redis import SharedStore
 from app.reliability.stores.sqlite_ledger import FILE, SqliteLedger
 from tests.reliability.stores.conftest import Stores
+from tests.support.clock import FakeClock
 
 TODAY = date(2026, 3, 1)
 DAY = Selection(TODAY, TODAY)
@@ -110,6 +111,33 @@ async def test_a_report_has_what_was_used_until_now(keep: Keep) -> None:
     use(books, 1, tenant="other")
     report = await books.report(Selection(TODAY, TODAY, tenant="acme"))
     assert report == Report({(TODAY, "acme", "demo"): Amounts(2, 20, 10, 2)}, "gateway")
+
+
+async def test_it_is_known_how_much_is_not_written_and_for_how_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_ledger, "BUSY_S", 0.01)
+    clock = FakeClock()
+    books = Books(Ledger(lambda: TODAY), tmp_path, 3_600, None, clock)
+    use(books)
+    clock.advance(5)
+    assert (books.unwritten, books.age_s, books.failures) == (1, 5, 0)
+    await books.flush()
+    assert (books.unwritten, books.age_s) == (0, 0)
+    clock.advance(5)
+    await books.flush()
+    assert books.age_s == 0, "where there was nothing to write, all is written"
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    use(books)
+    for _ in range(3):
+        clock.advance(5)
+        await books.flush()
+    assert (books.unwritten, books.age_s, books.failures) == (1, 15, 3)
+    other.execute("ROLLBACK")
+    await books.flush()
+    assert (books.unwritten, books.age_s, books.failures) == (0, 0, 3)
+    await books.aclose()
 
 
 async def test_a_locked_file_is_told_once_and_written_later(
