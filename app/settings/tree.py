@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.settings import otel, values
-from app.settings.reading import BadSetting, read
+from app.settings.reading import BadSetting, read, secret_in
 from app.settings.sentences import sentence
 
 BY_EITHER_NAME = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -51,6 +51,12 @@ class Listen:
         "HOST", "127.0.0.1", "Address to listen on; beyond loopback it also takes TENANTS_FILE or ALLOW_ANONYMOUS=true."
     )
     port: Port = setting("PORT", 8000, "Port to listen on; 0 takes any free one.")
+    published_host: str | None = setting(
+        "PUBLISHED_HOST",
+        None,
+        "For a gateway in a container: the address outside at which its port is published. Instead of HOST it then "
+        "decides whether callers need keys. docker-compose.yml sets it.",
+    )
     allow_anonymous: bool = setting(
         "ALLOW_ANONYMOUS", False, "Let callers without a key use a gateway beyond loopback."
     )
@@ -66,12 +72,22 @@ class Listen:
                 "ALLOW_ANONYMOUS=true and TENANTS_FILE contradict each other: with tenants every call needs a key. "
                 "Remove one of them."
             )
-        if not self.allow_anonymous and self.tenants_file is None and not values.is_loopback(self.host):
+        if not self.allow_anonymous and self.tenants_file is None and not values.is_loopback(self._reached_at):
+            named = "HOST" if self.published_host is None else "PUBLISHED_HOST (GATEWAY_BIND for Compose)"
             raise ValueError(
-                f"HOST={self.host} is reachable from other machines and nothing asks callers for a key: "
+                f"{named}={self._reached_at} is reachable from other machines and nothing asks callers for a key: "
                 "set TENANTS_FILE, listen on 127.0.0.1, or set ALLOW_ANONYMOUS=true if that is what you want."
             )
         return self
+
+    @property
+    def takes_anybody(self) -> bool:
+        """Without a key, from beyond loopback too: it was said, or what is published there ends on this machine."""
+        return self.allow_anonymous or (self.published_host is not None and values.is_loopback(self.published_host))
+
+    @property
+    def _reached_at(self) -> str:
+        return self.host if self.published_host is None else self.published_host
 
 
 @dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)
@@ -288,6 +304,9 @@ class Cluster:
     secret: SecretStr | None = setting(
         "CLUSTER_SECRET", None, "What gateways and workers show each other; beyond loopback workers need one."
     )
+    secret_file: Path | None = setting(
+        "CLUSTER_SECRET_FILE", None, "File with that secret, for where CLUSTER_SECRET is unset."
+    )
     heartbeat_s: Seconds = setting("HEARTBEAT_INTERVAL", 2.0, "Seconds between two words of a worker to its gateways.")
     lease_s: Seconds = setting(
         "WORKER_LEASE", 10.0, "Seconds after which a worker that does not answer is no longer counted on."
@@ -385,6 +404,8 @@ class Settings(BaseSettings):
         given = read([name for branch in names.values() for name in branch], env, env_file, overrides)
         if "ENGINE_URLS" in given:
             given.setdefault("ENGINE_TYPE", "external")
+        if "CLUSTER_SECRET" not in given and (file := given.get("CLUSTER_SECRET_FILE")):
+            given["CLUSTER_SECRET"] = secret_in(Path(file), "CLUSTER_SECRET_FILE")
         try:
             return cls.model_validate(
                 {branch: {name: given[name] for name in known if name in given} for branch, known in names.items()}

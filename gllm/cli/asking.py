@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,7 +51,16 @@ def ask(args: argparse.Namespace, question: Callable[[Gateway], Coroutine[Any, A
 
 
 def key_of(given: str | None) -> str | None:
-    return given or os.environ.get("GLLM_API_KEY") or os.environ.get("CLUSTER_SECRET") or None
+    """What of these there is; a file only where nothing is said, as in a container of docker-compose.yml."""
+    known = given or os.environ.get("GLLM_API_KEY") or os.environ.get("CLUSTER_SECRET")
+    if known or not (file := os.environ.get("CLUSTER_SECRET_FILE")):
+        return known or None
+    from app.settings.reading import BadSetting, secret_in
+
+    try:
+        return secret_in(Path(file), "CLUSTER_SECRET_FILE")
+    except BadSetting as error:
+        raise Misused(str(error)) from None
 
 
 def _url(given: str | None) -> str:

@@ -107,6 +107,7 @@ def station_from(args: argparse.Namespace, environment: Mapping[str, str]) -> St
 def settings_from(args: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
     """HOST and PORT of a `.env` are its gateway's, and so is ENGINE_REPLICAS; a worker has its own."""
     from app.settings import BadSetting, Settings
+    from app.settings.reading import secret_in
 
     if args.engine_args and not args.engine_args[0].startswith("-"):
         raise BadSetting(f"'{args.engine_args[0]}' is no option; what is meant for the engine follows '--'.")
@@ -121,7 +122,7 @@ def settings_from(args: argparse.Namespace, environment: Mapping[str, str]) -> S
     if args.gateways:
         flags["gateway_urls"] = ",".join(args.gateways)
     if args.secret_file is not None:
-        flags["cluster_secret"] = _secret_in(args.secret_file)
+        flags["cluster_secret"] = secret_in(args.secret_file, "--secret-file")
     return Settings.load({**_of_gllm(environment), **environment}, **flags)
 
 
@@ -136,18 +137,6 @@ def _of_gllm(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _is_of_gllm(environment: Mapping[str, str]) -> bool:
     return bool(environment.get("ROUTER_ADDRESS"))
-
-
-def _secret_in(file: Path) -> str:
-    from app.settings import BadSetting
-
-    try:
-        secret = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSetting(f"--secret-file {file} cannot be read: {getattr(error, 'strerror', 'not text')}.") from None
-    if not secret:
-        raise BadSetting(f"--secret-file {file} is empty.")
-    return secret
 
 
 def _check_secret(settings: Settings, host: str) -> None:

@@ -101,6 +101,44 @@ def test_loopback_needs_none(host: str) -> None:
     assert load({"HOST": host}).listen.host == host
 
 
+def test_in_a_container_it_counts_where_the_port_is_published() -> None:
+    inside = load({"HOST": "0.0.0.0", "PUBLISHED_HOST": "127.0.0.1"}).listen
+    assert inside.takes_anybody
+    assert not load({"HOST": "127.0.0.1"}).listen.takes_anybody
+    assert refusal({"HOST": "127.0.0.1", "PUBLISHED_HOST": "0.0.0.0"}).startswith("PUBLISHED_HOST (GATEWAY_BIND for")
+    assert not load({"PUBLISHED_HOST": "0.0.0.0", "TENANTS_FILE": "t.toml"}).listen.takes_anybody
+
+
+def test_a_secret_may_be_in_a_file_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("hunter2\n")
+    secret = load({"CLUSTER_SECRET_FILE": str(file)}).cluster.secret
+    assert secret is not None
+    assert secret.get_secret_value() == "hunter2"
+    said = load({"CLUSTER_SECRET_FILE": str(file), "CLUSTER_SECRET": "said"}).cluster.secret
+    assert said is not None
+    assert said.get_secret_value() == "said"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "cannot be read: No such file or directory."), ("\n", "is empty.")]
+)
+def test_a_secret_that_is_not_in_its_file_stops_the_start(tmp_path: Path, content: str | None, why: str) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_text(content)
+    assert refusal({"CLUSTER_SECRET_FILE": str(file)}) == f"CLUSTER_SECRET_FILE {file} {why}"
+
+
+def test_what_is_for_compose_may_stand_beside(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("GRAFANA_PASSWORD=x\nCOMPOSE_PROFILES=scale\n")
+    assert Settings.load({"GATEWAY_BIND": "0.0.0.0"}, file) == load()
+    file.write_text("GRAFANA_PASWORD=x\n")
+    with pytest.raises(BadSetting, match=r"did you mean GRAFANA_PASSWORD\?"):
+        Settings.load({}, file)
+
+
 def test_engine_urls_are_base_urls_and_imply_external_engines() -> None:
     engine = load({"ENGINE_URLS": "http://127.0.0.1:8100/v1/, https://models.example.com"}).engine
     assert engine.type == "external"
