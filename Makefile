@@ -129,6 +129,8 @@ docs: $(RUN_READY) ## Write the generated documents and .env.example anew
 	@$(BIN)/python -m app.settings
 	@$(BIN)/python -m gllm.cli.pages
 	@$(BIN)/python -m deploy.metrics
+	@$(BIN)/python -m deploy.prometheus
+	@$(BIN)/python -m deploy.grafana
 
 .PHONY: lock
 lock: $(VENV_MADE) ## Choose the versions of all dependencies anew

@@ -1,6 +1,6 @@
 """Whom Alertmanager calls in the stack, and in a drill: keeps the last calls, and shows them at /calls.
 
-    python pager.py [PORT]
+python pager.py [PORT]
 """
 
 import json
@@ -19,10 +19,10 @@ calls: deque[dict[str, Any]] = deque(maxlen=KEPT)
 class Pager(BaseHTTPRequestHandler):
     timeout = 10
 
-    def do_GET(self) -> None:  # noqa: N802  # as http.server has it
+    def do_GET(self) -> None:  # as http.server has it
         self._answer(200 if self.path == "/calls" else 404, list(calls) if self.path == "/calls" else [])
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         size = int(self.headers.get("content-length") or 0)
         if size > MOST_BYTES:
             return self._answer(413, [])

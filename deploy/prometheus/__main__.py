@@ -1,6 +1,6 @@
 """Writes rules/slo.yml anew, from `deploy.slo`:
 
-    python -m deploy.prometheus
+python -m deploy.prometheus
 """
 
 from pathlib import Path
