@@ -47,6 +47,7 @@ class Call(msgspec.Struct, frozen=True):
     """The engine is asked to tell with each event what is used so far, which the client does not get to see."""
     prompt_bytes: int = 0
     max_tokens: int | None = None
+    temperature: float | None = None
     choices: int = 1
     """Answers asked for, of all prompts together."""
     prompts: int = 1

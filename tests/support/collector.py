@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
@@ -32,11 +32,14 @@ class Seen:
 
 
 def plain(attributes: Any) -> dict[str, Any]:
-    def value_of(pair: KeyValue) -> Any:
-        kind = pair.value.WhichOneof("value")
-        return getattr(pair.value, kind) if kind else None
+    return {pair.key: _plain(pair.value) for pair in attributes}
 
-    return {pair.key: value_of(pair) for pair in attributes}
+
+def _plain(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_plain(each) for each in value.array_value.values]
+    return getattr(value, kind) if kind else None
 
 
 class Collector:
