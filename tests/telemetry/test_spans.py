@@ -47,7 +47,7 @@ def test_a_stream_that_waited_is_told_in_five_spans() -> None:
     tried = attempt("a", 103.5, 109.0, sought=101.0, reason=Reason.LOAD, among=2, address=("127.0.0.1", 8100))
     asked = {"stream": True, "choices": 2, "max_tokens": 9, "temperature": 0.5}
     usage = Usage(7, 5, 3)
-    server, queue, route, attempted, stream = made = spans(
+    server, _, route, attempted, stream = made = spans(
         record(waits=((101.0, 103.0),), tries=(tried,), first_byte=104.0, usage=usage, events=6, **asked)
     )
     assert [each.name for each in made] == ["POST /v1/chat/completions", "queue", "route", "chat demo", "stream"]
