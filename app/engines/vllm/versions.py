@@ -34,9 +34,7 @@ def untraced(executable: str) -> str | None:
     missing = [package for package in TRACED_BY if installed(executable, package) is None]
     if not missing:
         return None
-    return (
-        f"vLLM sends no traces, since its environment lacks {', '.join(missing)}. The gateway's do not tell its part."
-    )
+    return f"vLLM's part of traces will be missing: its environment lacks {', '.join(missing)}."
 
 
 def doubt(executable: str) -> str | None:
