@@ -44,11 +44,16 @@ Job = Mapping[str, str]
 
 
 class Prometheus(Server):
-    def __init__(self, folder: Path, jobs: Mapping[str, Job], config: Path = CONFIG) -> None:
+    def __init__(
+        self, folder: Path, jobs: Mapping[str, Job], config: Path = CONFIG, alertmanager: str | None = None
+    ) -> None:
         folder.mkdir(exist_ok=True)
         port = free_port()
         here = folder / "prometheus.json"  # JSON is YAML
-        here.write_text(json.dumps(retargeted(yaml.safe_load(config.read_text()), config.parent, jobs, port), indent=1))
+        made = retargeted(yaml.safe_load(config.read_text()), config.parent, jobs, port)
+        if alertmanager is not None:
+            made["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
+        here.write_text(json.dumps(made, indent=1))
         program = executable()
         assert program is not None, NOT_TESTED
         argv = [program, f"--config.file={here}", f"--storage.tsdb.path={folder / 'tsdb'}"]
