@@ -38,7 +38,7 @@ class Sdk:
             named = OTELResourceDetector().detect().attributes
             resource = Resource.create({"service.name": service, "service.version": version, **named})
             provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-            return cls(provider, _exporter(), _batches(otel))
+            return cls(provider, _exporter(), batches_of(otel))
 
 
 def _exporter() -> SpanExporter:
@@ -49,7 +49,7 @@ def _exporter() -> SpanExporter:
     return OTLPSpanExporter()
 
 
-def _batches(otel: Mapping[str, str]) -> Batches:
+def batches_of(otel: Mapping[str, str]) -> Batches:
     return Batches(
         max_waiting=int(otel.get("OTEL_BSP_MAX_QUEUE_SIZE", 2_048)),
         max_size=int(otel.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)),
