@@ -62,7 +62,8 @@ def begin(environment: Environment, **said: object) -> None:
 
 
 def end(environment: Environment, **said: object) -> None:
-    runs.pop(environment).end()
+    if run := runs.pop(environment, None):  # there is none where a wrong value kept it from starting
+        run.end()
 
 
 def stop_first(environment: Environment, **said: object) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.deploy.pretender import pretending
 from tests.e2e.conftest import running
-from tests.support.processes import ROOT, Engine, GatewayProcess, clean_environment, free_port
+from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true, free_port
 
 LOCUST = (sys.executable, "-m", "locust", "-f", "locust/locustfile.py", "--headless")
 STAYING = {"chat", "stream", "retry", "burst"}
@@ -238,3 +238,20 @@ def test_make_load_names_what_is_there() -> None:
         ["make", "--dry-run", "load", "GLLM_URL=http://127.0.0.1:9"], capture_output=True, text=True, cwd=ROOT
     )
     assert "locust -f deploy/locust/locustfile.py --headless --host http://127.0.0.1:9" in shown.stdout
+
+
+def test_the_web_page_starts_runs_and_says_what_is_wrong(load: Load) -> None:
+    port = free_port()
+    argv = [*LOCUST[:-1], "--web-host", "127.0.0.1", "--web-port", str(port)]
+    env = {**clean_environment(), "PYTHONPATH": ""}
+    with pretending() as server:
+        page = Server("locust", [*argv, "--host", server.url], port, load.folder / "locust.log", env, load.folder)
+        with running(page, "/"):
+            form = {"user_count": "4", "spawn_rate": "4", "run_time": "2", "crowd": "walk=1", "shape": "overload"}
+            assert page.http.post("/swarm", data=form).json()["success"]
+            assert comes_true(lambda: "a crowd is KIND=WEIGHT" in page.log.read_text(), 10)
+            assert page.http.post("/swarm", data={**form, "crowd": "stream=1"}).json()["success"]
+            assert comes_true(lambda: "answered, " in page.log.read_text(), 20), page.tail()
+            rows = {(row["method"], row["name"]) for row in page.http.get("/stats/requests").json()["stats"]}
+    assert {("POST", "stream"), ("ttft", "stream")} <= rows
+    assert ("POST", "chat") not in rows
