@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -233,11 +234,27 @@ def test_a_wrong_option_stops_the_start_and_is_named(load: Load, options: list[s
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 
-def test_make_load_names_what_is_there() -> None:
-    shown = subprocess.run(
-        ["make", "--dry-run", "load", "GLLM_URL=http://127.0.0.1:9"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert "locust -f deploy/locust/locustfile.py --headless --host http://127.0.0.1:9" in shown.stdout
+def commands() -> list[str]:
+    shown = re.findall(r"^make load .*?(?= *(?:#.*)?$)", (ROOT / "docs" / "load-tests.md").read_text(), re.MULTILINE)
+    return [each for each in shown if "--help" not in each]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_what_the_document_says_can_be_typed(command: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("alice=one\n")
+    command = command.replace("@keys", f"@{tmp_path}/keys")
+    _, _, options = command.partition('ARGS="')
+    brief = f"{options.rstrip(chr(34))} --run-time 1s --late 10000 --exit-code-on-error 3"
+    with pretending() as server:
+        env = clean_environment(GLLM_URL=server.url)
+        done = subprocess.run(["make", "load", f"ARGS={brief}"], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "answered, " in done.stderr
+
+
+def test_the_image_is_of_the_version_that_is_tested() -> None:
+    (locked,) = re.findall(r"^locust==(\S+)", (ROOT / "requirements" / "dev.lock").read_text(), re.MULTILINE)
+    assert f"image: locustio/locust:{locked}\n" in (ROOT / "docker-compose.yml").read_text()
 
 
 def test_the_web_page_starts_runs_and_says_what_is_wrong(load: Load) -> None:
