@@ -139,9 +139,10 @@ def test_callers_bring_the_keys_of_their_tenants(load: Load, engine: Engine, log
 
 
 def test_several_processes_are_one_test(load: Load, gateway: GatewayProcess) -> None:
-    """Nothing that workers have seen is lost, and they have ended before the bill is looked at."""
+    """Nothing that workers have seen is lost, even where they stop for longer than they are silent; and they have ended
+    before the bill is looked at."""
     options = ("--processes", "2", "--alone", "--crowd", "stream=1,retry=1,hangup=1", "--max-tokens", "8")
-    done = load.run(gateway.url, *options, "--stop-timeout", "1", users=6, seconds=4)
+    done = load.run(gateway.url, *options, "--stop-timeout", "4", users=6, seconds=4)
     assert done.code == 0, done.said
     assert done.count("POST", "stream") > 0
 
@@ -204,6 +205,15 @@ def test_arrivals_on_a_schedule_see_the_waiting_that_patient_persons_hide(load: 
         opened = load.run(server.url, *options, "--open", "--stop-timeout", "10", users=10, seconds=4)
     assert closed.p95_ms("POST", "chat") < 800
     assert opened.p95_ms("POST", "chat") > 1500
+
+
+def test_what_a_call_took_counts_from_the_moment_at_which_it_was_due(load: Load) -> None:
+    code = "import sys, time; from crowd.line import Line; due = time.perf_counter() - 5\n"
+    code += "print(Line(sys.argv[1], 5).ask('GET', '/health', due=due).took_s)"
+    with pretending() as server:
+        env = {**clean_environment(), "PYTHONPATH": str(load.folder / "locust")}
+        done = subprocess.run([sys.executable, "-c", code, server.url], env=env, capture_output=True, text=True)
+    assert 5 < float(done.stdout) < 8, done.stderr
 
 
 def test_objectives_decide_about_the_exit_code(load: Load) -> None:
