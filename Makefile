@@ -137,6 +137,10 @@ docs: $(RUN_READY) ## Write the generated documents and .env.example anew
 	@$(BIN)/python -m deploy.prometheus
 	@$(BIN)/python -m deploy.grafana
 
+.PHONY: pictures
+pictures: $(DEV_READY) ## Draw the dashboards (docs/img) from a real Prometheus and four minutes of load and faults
+	@$(BIN)/python -m tests.deploy.pictures
+
 .PHONY: lock
 lock: $(VENV_MADE) ## Choose the versions of all dependencies anew
 	@$(INSTALL) uv
