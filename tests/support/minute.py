@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.support.processes import comes_true
 from tests.support.sockets import Raw, request
 from tests.support.stack import MODEL, Stack
 from tests.support.tenancy import signed
@@ -239,9 +240,10 @@ class Mischief:
     def engine_is_killed(self) -> None:
         """In the middle of streams. Its worker starts it again."""
         assert self._stack.all_ready(), self._stack.tails()
-        asked = threading.Thread(target=lambda: asyncio.run(self._ask_many(6, 400)))
+        asked = threading.Thread(target=lambda: asyncio.run(self._ask_many(16, 800, every_s=0.1)))
         asked.start()
-        time.sleep(2)
+        time.sleep(1)
+        assert comes_true(lambda: self._stack.workers[1].engine.at_work() > 1, 20), self._stack.tails()
         self._victim.kill()
         asked.join()
         assert self._stack.all_ready(), self._stack.tails()
