@@ -8,7 +8,7 @@ import logging
 import gevent
 from locust import events
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, WorkerRunner
 
 from crowd import generator, verdict
 from crowd.afterwards import Afterwards, give_up_keys
@@ -30,7 +30,7 @@ class Run:
         makes_load = not isinstance(environment.runner, MasterRunner)
         self._watch = [generator.watch(environment)] if makes_load else []
         self._judges = not isinstance(environment.runner, WorkerRunner)
-        self._deaf_s = 0.0 if makes_load else environment.stop_timeout + 1
+        self._waits_s = 0.0 if makes_load else max(environment.stop_timeout, WORKER_REPORT_INTERVAL) + 1
         alone = self._judges and Settings.of(environment).alone
         self._afterwards = Afterwards.at(environment) if alone else None
 
@@ -39,13 +39,11 @@ class Run:
         open_calls.kill()
         gevent.killall(self._watch)
         give_up_keys(self._environment)
-        if isinstance(self._environment.runner, WorkerRunner):
-            self._environment.runner._send_stats()  # now: for a while after this a master takes no more of them
         if self._judges:
             self._judge()
 
     def _judge(self) -> None:
-        gevent.sleep(self._deaf_s)  # so long after it has stopped a worker hears nothing, not even that it may go
+        gevent.sleep(self._waits_s)  # until workers have told all; and they hear again, so that they can be told to go
         for wrong in self._afterwards.wrong(self._environment) if self._afterwards else []:
             Figures(self._environment).broken("afterwards", wrong)
         log.info(verdict.told(self._environment))
@@ -62,7 +60,8 @@ def begin(environment: Environment, **said: object) -> None:
 
 
 def end(environment: Environment, **said: object) -> None:
-    runs.pop(environment).end()
+    if run := runs.pop(environment, None):  # there is none where a wrong value kept it from starting
+        run.end()
 
 
 def stop_first(environment: Environment, **said: object) -> None:

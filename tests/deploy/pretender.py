@@ -12,6 +12,12 @@ from typing import Any
 
 TOKENS = 6
 PROMPT = 9
+REFUSING = {
+    "refuses": (503, {"retry-after": "2"}),
+    "refuses half": (503, {"retry-after": "0"}),
+    "limits half": (429, {"retry-after": "0"}),
+    "refuses without retry-after": (503, {}),
+}
 
 
 class Pretender(ThreadingHTTPServer):
@@ -71,9 +77,9 @@ class Handler(BaseHTTPRequestHandler):
         server, vice = self.server, self.server.vice
         key = self.headers.get("idempotency-key") or f"of one call, {next(server.numbers)}"
         server.seen.append(time.monotonic())
-        if vice.startswith("refuses"):
-            head = {"retry-after": "2"} if vice == "refuses" else {}
-            self._whole(503, b'{"error": {"message": "full", "code": "queue_full"}}', **head)
+        if vice in REFUSING and not ("half" in vice and len(server.seen) % 2):
+            status, head = REFUSING[vice]
+            self._whole(status, b'{"error": {"message": "no", "code": "queue_full"}}', **head)
             return
         with server.turn["" if vice == "slow" else key]:
             time.sleep(server.takes_s)

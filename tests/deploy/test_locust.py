@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from tests.deploy.pretender import pretending
 from tests.e2e.conftest import running
-from tests.support.processes import ROOT, Engine, GatewayProcess, clean_environment, free_port
+from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true, free_port
 
 LOCUST = (sys.executable, "-m", "locust", "-f", "locust/locustfile.py", "--headless")
 STAYING = {"chat", "stream", "retry", "burst"}
@@ -140,7 +141,7 @@ def test_callers_bring_the_keys_of_their_tenants(load: Load, engine: Engine, log
 def test_several_processes_are_one_test(load: Load, gateway: GatewayProcess) -> None:
     """Nothing that workers have seen is lost, and they have ended before the bill is looked at."""
     options = ("--processes", "2", "--alone", "--crowd", "stream=1,retry=1,hangup=1", "--max-tokens", "8")
-    done = load.run(gateway.url, *options, "--stop-timeout", "1", users=6, seconds=4)
+    done = load.run(gateway.url, *options, users=6, seconds=4)
     assert done.code == 0, done.said
     assert done.count("POST", "stream") > 0
 
@@ -172,7 +173,7 @@ def test_who_keeps_all_promises_passes(load: Load) -> None:
 )
 def test_a_broken_promise_is_found(load: Load, vice: str, found: str) -> None:
     with pretending(vice) as server:
-        done = load.run(server.url, "--alone", "--think", "0.05", users=13, seconds=1)
+        done = load.run(server.url, "--alone", "--think", "0.05", "--stop-timeout", "5", users=13)
     assert done.code == BROKEN, done.said
     assert f"BrokenPromise({found!r}"[:-1] in done.said or f'BrokenPromise("{found}' in done.said, done.said
 
@@ -205,17 +206,29 @@ def test_arrivals_on_a_schedule_see_the_waiting_that_patient_persons_hide(load: 
     assert opened.p95_ms("POST", "chat") > 1500
 
 
+def test_what_a_call_took_counts_from_the_moment_at_which_it_was_due(load: Load) -> None:
+    code = "import sys, time; from crowd.line import Line; due = time.perf_counter() - 5\n"
+    code += "print(Line(sys.argv[1], 5).ask('GET', '/health', due=due).took_s)"
+    with pretending() as server:
+        env = {**clean_environment(), "PYTHONPATH": str(load.folder / "locust")}
+        done = subprocess.run([sys.executable, "-c", code, server.url], env=env, capture_output=True, text=True)
+    assert 5 < float(done.stdout) < 8, done.stderr
+
+
 def test_objectives_decide_about_the_exit_code(load: Load) -> None:
     with pretending() as server:
         kept = load.run(server.url, "--crowd", FEW, "--slo", "ttft=30@99,tpot=30@99,availability=99")
         missed = load.run(server.url, "--crowd", FEW, "--slo", "ttft=0.001@99")
         doubtful = load.run(server.url, "--crowd", FEW, "--slo", "ttft=0.001@99", "--late", "-1")
-    with pretending("refuses") as server:
-        refused = load.run(server.url, "--crowd", FEW, "--slo", "availability=99")
+    with pretending("refuses half") as server:
+        refused = load.run(server.url, "--crowd", FEW, "--slo", "availability=90", "--think", "0")
+    with pretending("limits half") as server:
+        limited = load.run(server.url, "--crowd", FEW, "--slo", "availability=90", "--think", "0")
     assert (kept.code, "missed" in kept.said) == (0, False), kept.said
     assert (missed.code, "missed: ttft" in missed.said) == (1, True)
     assert (doubtful.code, "THE GENERATOR WAS THE LIMIT" in doubtful.said) == (2, True)
-    assert (refused.code, "missed: availability 0.00 %" in refused.said) == (1, True)
+    assert (refused.code, "missed: availability " in refused.said) == (1, True)
+    assert (limited.code, limited.count("refused") > 5) == (0, True), "a tenant's own limits are on nobody's account"
 
 
 @pytest.mark.parametrize(
@@ -233,8 +246,41 @@ def test_a_wrong_option_stops_the_start_and_is_named(load: Load, options: list[s
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 
-def test_make_load_names_what_is_there() -> None:
-    shown = subprocess.run(
-        ["make", "--dry-run", "load", "GLLM_URL=http://127.0.0.1:9"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert "locust -f deploy/locust/locustfile.py --headless --host http://127.0.0.1:9" in shown.stdout
+def commands() -> list[str]:
+    shown = re.findall(r"^make load .*?(?= *(?:#.*)?$)", (ROOT / "docs" / "load-tests.md").read_text(), re.MULTILINE)
+    return [each for each in shown if "--help" not in each]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_what_the_document_says_can_be_typed(command: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("alice=one\n")
+    command = command.replace("@keys", f"@{tmp_path}/keys")
+    _, _, options = command.partition('ARGS="')
+    brief = f"{options.rstrip(chr(34))} --run-time 1s --late 10000 --exit-code-on-error 3"
+    with pretending() as server:
+        env = clean_environment(GLLM_URL=server.url)
+        done = subprocess.run(["make", "load", f"ARGS={brief}"], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "answered, " in done.stderr
+
+
+def test_the_image_is_of_the_version_that_is_tested() -> None:
+    (locked,) = re.findall(r"^locust==(\S+)", (ROOT / "requirements" / "dev.lock").read_text(), re.MULTILINE)
+    assert f"image: locustio/locust:{locked}\n" in (ROOT / "docker-compose.yml").read_text()
+
+
+def test_the_web_page_starts_runs_and_says_what_is_wrong(load: Load) -> None:
+    port = free_port()
+    argv = [*LOCUST[:-1], "--web-host", "127.0.0.1", "--web-port", str(port)]
+    env = {**clean_environment(), "PYTHONPATH": ""}
+    with pretending() as server:
+        page = Server("locust", [*argv, "--host", server.url], port, load.folder / "locust.log", env, load.folder)
+        with running(page, "/"):
+            form = {"user_count": "4", "spawn_rate": "4", "run_time": "2", "crowd": "walk=1", "shape": "overload"}
+            assert page.http.post("/swarm", data=form).json()["success"]
+            assert comes_true(lambda: "a crowd is KIND=WEIGHT" in page.log.read_text(), 10)
+            assert page.http.post("/swarm", data={**form, "crowd": "stream=1"}).json()["success"]
+            assert comes_true(lambda: "answered, " in page.log.read_text(), 20), page.tail()
+            rows = {(row["method"], row["name"]) for row in page.http.get("/stats/requests").json()["stats"]}
+    assert {("POST", "stream"), ("ttft", "stream")} <= rows
+    assert ("POST", "chat") not in rows

@@ -9,6 +9,7 @@ import pytest
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.draw import span_of
 from deploy.grafana.draw.answers import Answer, Line, Span, everything
+from deploy.grafana.draw.charts import HEAT, MEANT
 from deploy.grafana.draw.frame import Mark
 from deploy.grafana.draw.picture import picture
 from deploy.grafana.draw.units import ticks, written
@@ -114,7 +115,7 @@ def test_a_table_has_what_is_there_at_the_end() -> None:
 
 def test_a_timeline_is_cut_where_the_state_changes_and_where_nothing_is_known() -> None:
     states = (State("1", "ready", "green"), State("0", "not ready", "red"))
-    known = Line("a", [(0, 1), (1, 1), (2, 0), (3, 0), (50, 1), (51, 1)], {})
+    known = Line("a", [(0, 1), (1, 1), (2, 0), (3, 0), (50, 0), (51, 0)], {})
     page = drawn(panel(kind="state-timeline", states=states), known)
     assert page.count('fill-opacity=".8"') == 3
 
@@ -124,13 +125,15 @@ def test_a_heatmap_shows_what_each_bucket_holds_alone() -> None:
     page = drawn(panel(kind="heatmap"), *buckets, dots=((1, 0.05),))
     assert re.findall(r"≤ ([^<]+)", page) == ["100 ms", "1 s", "2 s"], "the last one is empty, and left out"
     assert page.count("<circle") == 1
+    assert sum(page.count(f'fill="{colour}"') for colour in HEAT) == 2, "where there is none, there is no cell"
 
 
 def test_colours_that_mean_something_are_kept_for_it() -> None:
-    page = drawn(panel(colours={"ok": "green"}), line("other", 1, 2), line("ok", 1, 2))
+    others = [line(name, 1, 2) for name in "abcd"]
+    page = drawn(panel(colours={"late": "yellow"}), *others, line("late", 1, 2))
     colours = re.findall(r'<polyline [^>]*stroke="(#\w+)"', page)
-    assert colours[1] == "#56a64b"
-    assert colours[0] != colours[1]
+    assert colours.count(MEANT["yellow"]) == 1
+    assert colours[-1] == MEANT["yellow"]
 
 
 # --- those in the documents -----------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
 """The shape of the load, in Locust's words."""
 
+import logging
+
 from locust import LoadTestShape, User
 
 from crowd.levels import users
 from crowd.people import PERSONS, Source
 from crowd.settings import Settings
+
+log = logging.getLogger("crowd")
 
 USUAL_S = 60.0
 """Of a run with no time of its own, where its shape has an end."""
@@ -22,8 +26,13 @@ class Shape(LoadTestShape):
     def tick(self) -> Tick | None:
         assert self.runner is not None
         environment = self.runner.environment
-        settings, options = Settings.of(environment), environment.parsed_options
+        options = environment.parsed_options
         assert options is not None
+        try:
+            settings = Settings.of(environment)
+        except ValueError as error:  # from the web page; the command line has been looked at
+            log.error(error)
+            return None
         at_s: float = self.get_run_time()  # type: ignore[no-untyped-call]
         lasts_s = float(options.run_time or 0)
         if not lasts_s and settings.shape != "steady":
