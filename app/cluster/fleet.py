@@ -9,6 +9,7 @@ from app.generation import Call
 from app.reliability.limit import Load
 from app.telemetry.base import ReplicaChanged, Telemetry
 from app.telemetry.record import Reason
+from app.telemetry.story import MOST_CANDIDATES, Options
 from app.tenant import ANONYMOUS, Tenant
 
 Choice = tuple[Replica, Reason]
@@ -53,6 +54,8 @@ class Fleet:
         """A replica has come, gone, or changed what it serves."""
         self.wanted: Callable[[Replica], bool] = lambda replica: False
         """Does anybody wait for room on this replica?"""
+        self.tells_options = False
+        """Leases say what there was to choose from."""
         self._replicas: dict[str, Replica] = {}
         self._ready: dict[str, list[Replica]] = {}
         """By model. Made anew when a replica changes, so that a request only looks it up."""
@@ -60,6 +63,8 @@ class Fleet:
         """Those that drain, by models that nobody else serves or is about to. They serve who waits already."""
         self._coming: dict[str, Prospect] = {}
         """Models without a ready replica, and what all who bring them bring together."""
+        self._absent: dict[str, tuple[tuple[str, str], ...]] = {}
+        """By model, those that are not ready, or drain: name and standing."""
         self._models: dict[str, int | None] = {}
         self._served: dict[str, int | None] = {}
         self._prospects: dict[str, Prospect] = {}
@@ -187,10 +192,11 @@ class Fleet:
             self._expect_one(call.model, avoiding, waited=waited)
             return None
         replica, reason = self._choose(free, call) if len(free) > 1 else (free[0], Reason.ONLY)
+        options = self._options(call.model, replica) if self.tells_options else None
         if call.prefix:
             replica.prefixes.remember(call.prefix)
         self._tokens_each += (cost / call.choices - self._tokens_each) / RECENT
-        return Lease(replica, self._released, cost, call.choices, reason, len(free))
+        return Lease(replica, self._released, cost, call.choices, reason, len(free), options)
 
     def is_full_for(self, call: Call) -> bool:
         """There are replicas that could answer one that waits, or will be, and none of them has room."""
@@ -252,6 +258,17 @@ class Fleet:
             text = "Every replica of this model has failed too often and is being given a pause."
             raise NoReplica(text, code="circuit_open", retry_after=max(1.0, pause_s))
 
+    def _options(self, model: str, chosen: Replica) -> Options:
+        """As they are now; this is on every call's way."""
+        able = looked_at = self._ready.get(model) or self._leaving[model]
+        if len(able) > MOST_CANDIDATES:
+            looked_at = able[:MOST_CANDIDATES]
+            if chosen not in looked_at:
+                looked_at[-1] = chosen
+        # written out: `attrgetter` or a method would make it twice as dear
+        seen = [(r.name, r.running, r.slots, r.reserved, r.load, r.beside, r.circuit.state) for r in looked_at]
+        return seen, len(able), self._absent.get(model, ())
+
     def _released(self, replica: Replica) -> None:
         self.on_room(replica)
 
@@ -271,6 +288,7 @@ class Fleet:
     def _index(self) -> None:
         ready: dict[str, list[Replica]] = {}
         draining: dict[str, list[Replica]] = {}
+        absent: dict[str, tuple[tuple[str, str], ...]] = {}
         models: dict[str, int | None] = {}
         for replica in self._replicas.values():
             for model, length in replica.models.items():
@@ -279,9 +297,13 @@ class Fleet:
             if replica.state is State.READY:
                 for model in replica.models:
                     (draining if replica.draining else ready).setdefault(model, []).append(replica)
+            if replica.state is not State.READY or replica.draining:
+                for model in replica.models:
+                    absent[model] = (*absent.get(model, ()), (replica.name, replica.standing))
         prospects = self._prospects.values()
         coming = {model for each in prospects if each.coming for model in each.models if model not in ready}
         self._ready = ready
+        self._absent = absent
         self._coming = {model: _together([each for each in prospects if model in each.models]) for model in coming}
         self._leaving = {model: last for model, last in draining.items() if model not in ready and model not in coming}
         self._served = {model: length for model, length in models.items() if model not in self._leaving}

@@ -13,6 +13,7 @@ from app.engines.base import Engine
 from app.reliability.circuit import Circuit, CircuitState
 from app.reliability.limit import AdaptiveLimit, Load
 from app.telemetry.record import Reason
+from app.telemetry.story import Options
 from app.tenant import Priority
 
 
@@ -148,7 +149,18 @@ class Lease:
     What became of the call is said before that (`succeeded`, `failed`); unsaid, it says nothing about the replica.
     """
 
-    __slots__ = ("_cost", "_entry", "_on_room", "_sequences", "_settled", "among", "held", "reason", "replica")
+    __slots__ = (
+        "_cost",
+        "_entry",
+        "_on_room",
+        "_sequences",
+        "_settled",
+        "among",
+        "held",
+        "options",
+        "reason",
+        "replica",
+    )
 
     def __init__(
         self,
@@ -158,11 +170,14 @@ class Lease:
         sequences: int = 1,
         reason: Reason = Reason.ONLY,
         among: int = 1,
+        options: Options | None = None,
     ) -> None:
-        """`reason`: why it is this replica, of so many (`among`) that could have been it."""
+        """`reason`: why it is this replica, of so many (`among`) that could have been it; `options`: how those stood,
+        and the others, where somebody wants to know."""
         self.replica = replica
         self.reason = reason
         self.among = among
+        self.options = options
         self.held = True
         self._cost = max(1, round(cost))  # whole, so that what is added and taken away leaves nothing over
         self._sequences = sequences

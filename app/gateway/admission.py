@@ -19,6 +19,7 @@ from app.reliability.fair_queue import Queue
 from app.reliability.service_rate import ServiceRate
 from app.reliability.watch import Watch
 from app.telemetry.record import Record
+from app.telemetry.story import Stood, Story
 
 OUTPUT_WEIGHT = 2.0
 """A token made costs about as much of a GPU as two that are read."""
@@ -129,6 +130,19 @@ class Ticket:
     def part_done(self) -> float:
         return self._admission.part_done(self)
 
+    @property
+    def story(self) -> Story | None:
+        return self._record.story
+
+    @property
+    def stood(self) -> Stood | None:
+        """Its stay in the line, or its last one; `None` also where nobody wants to know."""
+        return self.story.stood[-1] if self.story is not None and self.story.stood else None
+
+    @property
+    def waits(self) -> bool:
+        return self._turn is not None
+
     def hold(self, lease: Lease) -> None:
         """Go on with this one; what was held before is given back."""
         if lease is not self._lease:
@@ -192,6 +206,8 @@ class Ticket:
             ended = self._admission.clock()
             self._record.queued_s += ended - began
             self._record.waits += ((began, ended),)
+            if (stood := self.stood) is not None:
+                stood.until = ended
             if self._lease is None:
                 self._admission.forget(self)
 
@@ -273,6 +289,20 @@ class Admission:
         """By model."""
         return dict(self._lines)
 
+    def waiting_stories(self) -> set[int]:
+        """Of those that wait, by identity."""
+        return {id(ticket.story) for ticket in self._inside if ticket.waits}
+
+    def place_of(self, story: Story) -> tuple[int, int] | None:
+        """Where its call stands in a line of how many; `None`: it does not wait."""
+        for ticket in self._inside:
+            if ticket.story is story and ticket.waits:
+                line = self.line(ticket.call.model)
+                if ticket in line.returning:
+                    return line.returning.index(ticket) + 1, len(line)
+                return len(line.returning) + line.queue.place_of(ticket), len(line)
+        return None
+
     def line(self, model: str) -> Line:
         line = self._lines.get(model)
         if line is None:  # only models that a replica serves come here, so there are few
@@ -328,10 +358,15 @@ class Admission:
     def queue(self, ticket: Ticket) -> None:
         """A place in the line; refused at once where waiting cannot end well."""
         line = self.line(ticket.call.model)
-        if self._refuses_early:
-            needs_s = CAUTION * self.wait_for(ticket) + line.rate.times_of(ticket.cost).mostly_s
-            if (late_by := needs_s - ticket.left_s) >= 0:
-                raise WouldMissDeadline(retry_after=late_by)
+        if self._refuses_early or ticket.story is not None:
+            ahead = len(line.returning) + line.queue.ahead_of(ticket)
+            wait_s = self._wait_s(ticket.call.model, ahead)
+            needs_s = CAUTION * wait_s + line.rate.times_of(ticket.cost).mostly_s
+            left_s = ticket.left_s
+            if ticket.story is not None:
+                ticket.story.stood += (Stood(self.clock(), ahead, len(line), wait_s, needs_s, left_s),)
+            if self._refuses_early and needs_s >= left_s:
+                raise WouldMissDeadline(retry_after=needs_s - left_s)
         if not line.queue.has_room_for(ticket):
             wait_s = self._wait_s(ticket.call.model, len(line))
             yielding = line.queue.yielding_to(ticket)
@@ -339,11 +374,19 @@ class Admission:
                 raise QueueFull(retry_after=wait_s)
             for each in yielding:
                 line.queue.remove(each)
+                if (stood := each.stood) is not None:
+                    stood.displaced_by = ticket.call.id
                 each.refuse(QueueFull(DISPLACED, code="displaced", retry_after=wait_s))
         line.queue.push(ticket)
 
     def requeue(self, ticket: Ticket) -> None:
-        self.line(ticket.call.model).returning.append(ticket)
+        line = self.line(ticket.call.model)
+        if ticket.story is not None:
+            ahead = len(line.returning)
+            wait_s = self._wait_s(ticket.call.model, ahead)
+            stood = Stood(self.clock(), ahead, len(line), wait_s, wait_s, ticket.left_s, again=True)
+            ticket.story.stood += (stood,)
+        line.returning.append(ticket)
 
     def forget(self, ticket: Ticket) -> None:
         """It waits no longer."""
@@ -394,12 +437,19 @@ class Admission:
         for ticket in list(line.returning):
             if self._grant(ticket):
                 line.returning.remove(ticket)
-        while (head := line.queue.pop(lambda waiting: not self._fleet.is_full_for(waiting.call))) is not None:
+        while (head := line.queue.pop(lambda waiting: self._comes_up(waiting, line))) is not None:
             head.charged = True
             if self._comes_too_late(head, line):
                 head.refuse(WouldMissDeadline(retry_after=line.rate.mean_s))
             else:
                 self._grant(head)
+
+    def _comes_up(self, ticket: Ticket, line: Line) -> bool:
+        if self._fleet.is_full_for(ticket.call):
+            return False
+        if (stood := ticket.stood) is not None:
+            stood.tenants, stood.promoted = line.queue.turn_of(ticket)
+        return True
 
     def _comes_too_late(self, ticket: Ticket, line: Line) -> bool:
         """It would almost certainly be cut in the middle: the work would be for nothing."""

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import math
+import os
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -35,6 +37,7 @@ from app.gateway.endpoints import PROBED, Endpoints
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.intake import Defaults, Intake
 from app.gateway.internal import InternalListener, Probes
+from app.gateway.journal import JournalPages
 from app.gateway.listener import Address, listener
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
@@ -62,8 +65,11 @@ from app.reliability.stores.shared import SharedAnswers
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
 from app.telemetry.base import CollectorChanged, Everyone, StoreChanged, Telemetry, TenantsRead
+from app.telemetry.explanation import Explanations
+from app.telemetry.journal import Journal
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
+from app.telemetry.words import Words, coloured
 from app.tenants.file import BadTenants
 from app.tenants.follower import Follower
 from app.tenants.roster import Roster
@@ -98,6 +104,9 @@ class Gateway:
         self.clock = clock
         self.tenants = self._tenants()
         self.watch = Watch(clock)
+        self.name = f"{random.getrandbits(16):04x}"
+        """Among several gateways, in the ids that each gives."""
+        self.journal = Journal(settings.telemetry.journal) if settings.telemetry.journal else None
         self.metrics = self._metrics()
         self.log = LogWriter()
         self.tracer = self._tracer()
@@ -107,6 +116,7 @@ class Gateway:
         self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
         routing = settings.routing
         self.fleet = Fleet(POLICIES[routing.policy](), self.telemetry)
+        self.fleet.tells_options = self.journal is not None
         asks_load = routing.policy in LOOKS_AT_LOAD or self.metrics is not None
         self.prober = Prober(self.fleet, routing.probe_interval_s, asks_load=asks_load)
         self.retries = RetryBudget(routing.retry_share, clock)
@@ -134,6 +144,7 @@ class Gateway:
         drain_s = settings.cluster.drain_s
         beside = (
             Admin(self.books),
+            JournalPages(self.journal, self.admission, Explanations(self.name, routing.policy, clock, _unix_now)),
             Ancestor(self.members, self.swaps),
             Operators(self.members, self.swaps, adapters, self.fleet, clock, drain_s),
         )
@@ -150,6 +161,7 @@ class Gateway:
             self._edge_limits(),
             endpoints.paths.union(*(each.paths for each in beside)),
             None if self.tracer is None else self.tracer.begin,
+            self.name,
         )
         if self.metrics is not None:
             self._measure(self.metrics)
@@ -265,10 +277,12 @@ class Gateway:
     def _telemetry(self) -> list[Telemetry]:
         logs = self.settings.logs
         as_json = logs.format == "json" or (logs.format == "auto" and not sys.stderr.isatty())
-        backends: list[Telemetry] = [each for each in (self.metrics, self.tracer) if each is not None]
+        parts = (self.metrics, self.tracer, self.journal)
+        backends: list[Telemetry] = [each for each in parts if each is not None]
         if logs.level in ("debug", "info"):
             unlogged = () if logs.level == "debug" else PROBED | {ADD_WORKER, WORKERS}
-            backends.append(RequestLog(self.log, as_json=as_json, unlogged=unlogged))
+            words = None if as_json else Words(coloured=coloured(sys.stderr, os.environ))
+            backends.append(RequestLog(self.log, words=words, unlogged=unlogged))
         return backends
 
     def _internal(self) -> InternalListener | None:

@@ -57,6 +57,9 @@ def _ours(request: Request, error: Exception) -> GatewayError:
             return UnknownPath()
         case HTTPException(status_code=405, headers=headers):
             return WrongMethod(allow=", ".join(sorted((headers or {})["Allow"].split(", "))))
+        case RequestValidationError() if error.errors()[0]["loc"][0] == "query":
+            found = error.errors()[0]
+            return InvalidRequest(f"{found['msg']}.", param=found["loc"][-1])
         case HTTPException() | RequestValidationError():
             return InvalidRequest()
         case _:

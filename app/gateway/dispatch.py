@@ -18,6 +18,7 @@ from app.reliability.hedge import HedgeDelay
 from app.reliability.retry import Retry, RetryBudget
 from app.telemetry.base import EngineErrorSeen, Telemetry
 from app.telemetry.record import Attempt, Record
+from app.telemetry.story import NotRetried
 from app.wire.answers import stream_reader, usage_of
 
 SAMPLED = 64
@@ -62,6 +63,8 @@ class Dispatch:
                 pause = None if out.committed else self._pause_after(attempt, error, call, failed, ticket.left_s)
                 self._tell(ticket.lease, call, error, retried=pause is not None)
                 if pause is None:
+                    if record.story is not None:
+                        record.story.not_retried = self._why_not(attempt, error, call, failed, out)
                     _advise(error, len(failed), ticket)
                     raise
             else:
@@ -96,11 +99,12 @@ class Dispatch:
         """An attempt is written down. Where traces are kept, the engine's part in it hangs below this attempt."""
         now = self._clock()
         attempt = Attempt(lease.replica.name, now, beside=beside)
+        attempt.reason, attempt.among, attempt.options = lease.reason, lease.among, lease.options
         record.tries += (attempt,)
         if record.trace is None or not record.trace.sampled:
             return call
         attempt.trace = record.trace.child()
-        attempt.address, attempt.reason, attempt.among = lease.replica.address, lease.reason, lease.among
+        attempt.address = lease.replica.address
         attempt.sought = now if beside else record.sought or record.allowed
         return msgspec.structs.replace(call, traceparent=attempt.trace.traceparent)
 
@@ -112,6 +116,17 @@ class Dispatch:
         if pause is None or not self._fleet.has_other(call.model, than=failed) or not self._budget.withdraw():
             return None
         return pause
+
+    def _why_not(self, attempt: int, error: EngineError, call: Call, failed: Container[str], out: Sink) -> NotRetried:
+        if out.committed:
+            return NotRetried.BEGUN
+        if not error.retryable:
+            return NotRetried.USELESS
+        if attempt >= self._retry.attempts:
+            return NotRetried.ATTEMPTS
+        if not self._fleet.has_other(call.model, than=failed):
+            return NotRetried.NO_OTHER
+        return NotRetried.BUDGET_OR_TIME
 
     async def _move(self, ticket: Ticket, failed: dict[str, EngineError]) -> None:
         """To a replica that has not failed this call yet. Where none is left, the last failure says more than that."""

@@ -35,6 +35,7 @@ from app.generation import Route
 from app.reliability.watch import Watch
 from app.telemetry.base import Telemetry
 from app.telemetry.record import Record
+from app.telemetry.story import Asked, Refusal
 from app.tenant import Tenant
 from app.trace import Trace
 from app.wire.errors import row_of
@@ -95,7 +96,11 @@ class Edge:
         limits: EdgeLimits,
         known_paths: frozenset[str] = frozenset(),
         begin_trace: BeginTrace | None = None,
+        name: str = "",
     ) -> None:
+        """`name`: what the ids begin with that it gives."""
+        self._name = name
+        self._random_bits = 96 - 4 * len(name)
         self._behind = behind
         self._door = door
         self._intake = intake
@@ -113,7 +118,7 @@ class Edge:
             return
         headers: Headers = dict(scope["headers"])
         route = HOT_PATHS.get(scope["path"])
-        record = Record(_request_id(headers), self._endpoint(scope, route), scope["method"], self._clock())
+        record = Record(self._request_id(headers), self._endpoint(scope, route), scope["method"], self._clock())
         if self._begin_trace is not None and route is not None:
             record.trace = self._begin_trace(trace_context(headers), record.endpoint)
         self._telemetry.began(record)
@@ -156,6 +161,9 @@ class Edge:
             record.parsed = self._clock()
             record.model, record.stream, record.choices = call.model, call.stream, call.choices
             record.max_tokens, record.temperature = call.max_tokens, call.temperature
+            record.priority = call.priority
+            if record.story is not None:
+                record.story.asked = Asked.of(call)
             if call.stream:
                 out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s)
             if b"x-priority" in headers:
@@ -216,6 +224,13 @@ class Edge:
     def _lifeline(self, scope: Scope, receive: Receive) -> Lifeline:
         return Lifeline(receive, self._watch, _connection(scope))
 
+    def _request_id(self, headers: Headers) -> str:
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode()
+        bits = self._random_bits
+        return f"req-{self._name}{random.getrandbits(bits):0{bits // 4}x}"
+
     def _endpoint(self, scope: Scope, route: Route | None) -> str:
         if route is not None:
             return route.value
@@ -232,13 +247,6 @@ def _outcome_of(status: int) -> Outcome:
 def _connection(scope: Scope) -> Connection | None:
     extensions = scope.get("extensions")
     return extensions.get(CONNECTION) if extensions else None
-
-
-def _request_id(headers: Headers) -> str:
-    given = headers.get(b"x-request-id")
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given.decode()
-    return f"req-{random.getrandbits(96):024x}"
 
 
 def _check_doubles(names: list[bytes]) -> None:
@@ -258,5 +266,7 @@ def _failed(record: Record, error: GatewayError, *, committed: bool = False) -> 
     record.error = type(error).__name__
     record.detail = getattr(error, "detail", "")
     record.code = error.code or row_of(error).code
+    if record.story is not None:
+        record.story.refusal = Refusal.of(error)
     interrupted = committed and error.outcome is Outcome.UPSTREAM_FAILED
     record.outcome = Outcome.INTERRUPTED if interrupted else error.outcome

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from app.generation import Route
+from app.telemetry.explanation import Explanation, Requests
 from app.wire.errors import ERRORS, ErrorBody
 from app.wire.requests import REQUESTS
 
@@ -22,18 +23,20 @@ _READING = frozenset((400, 401, 403, 404, 405, 431, 500, 503))
 """What may become of a question that has no body and needs no engine."""
 NOBODY_LEFT = 499
 """In the log only: whoever would read it is gone."""
+_PAGES = (Requests, Explanation)
+"""Answers that are made of structs too."""
 _REF = "#/components/schemas/{name}"
 
 
 def with_hot_paths(document: dict[str, Any]) -> dict[str, Any]:
     """FastAPI's own document, completed."""
-    structs = [REQUESTS[route] for route in Route]
-    schemas, components = msgspec.json.schema_components([*structs, ErrorBody], ref_template=_REF)
+    structs = [*(REQUESTS[route] for route in Route), ErrorBody]
+    schemas, components = msgspec.json.schema_components([*structs, *_PAGES], ref_template=_REF)
     known = document.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         known.pop(unused, None)
     known.update(components)
-    error = {"application/json": {"schema": schemas[-1]}}
+    error = {"application/json": {"schema": schemas[len(Route)]}}
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)

@@ -48,7 +48,12 @@ class Pipeline:
     async def _answer(self, call: Call, out: Sink, record: Record) -> None:
         """Made here and now."""
         expected = self._estimates.of(call, self._fleet.context_of(call.model))
+        story = record.story
+        if story is not None:
+            story.expected = expected
         async with self._quota.reserve(call, expected) as reservation:
+            if story is not None:
+                story.limits = reservation.standing
             if reservation.standing:
                 out.also(limit_headers(reservation.standing))
             try:

@@ -224,7 +224,7 @@ class Replays:
                 raise
             if batch.start != len(recording):
                 raise NotReplayable
-            recording.replica, recording.attempts = batch.replica, batch.attempts
+            recording.replica, recording.attempts, recording.request = batch.replica, batch.attempts, batch.request
             recording.add(batch.frames)
             await recording.room()
             if batch.failure is not None:
@@ -237,9 +237,10 @@ def _replay(run: Run, answer: Kept) -> None:
     run.settle(None)
     if answer.frames is None:
         raise NotReplayable
-    run.recording.replica, run.recording.attempts = answer.replica, answer.attempts
-    run.recording.add(answer.frames)
-    run.recording.end()
+    recording = run.recording
+    recording.replica, recording.attempts, recording.request = answer.replica, answer.attempts, answer.request
+    recording.add(answer.frames)
+    recording.end()
 
 
 def _told(run: Run, error: BaseException) -> GatewayError:
@@ -264,6 +265,7 @@ def _tell(run: Run, call: Call, record: Record, *, first: bool) -> None:
     record.replica, record.attempts = run.recording.replica, run.recording.attempts
     record.replayed = run.is_replay or not first
     record.keyed = _how(run, call, first=first)
+    record.answered_by = run.recording.request if record.replayed else ""
     if first and run.executes:
         record.replica, record.attempts = run.record.replica, run.record.attempts
         record.routed_by = run.record.routed_by

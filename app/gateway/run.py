@@ -32,6 +32,8 @@ class Run:
         self.recording = recording
         self.record = msgspec.structs.replace(record)
         """The run's own: it may outlive the request that it began with."""
+        record.made = self.record
+        recording.request = call.id
         self.headers: Headers = []
         self.executes: bool | None = None
         """Whether the answer is made here; `None` while the store is asked."""

@@ -6,13 +6,13 @@ First the priority class, then the tenant that was served least for its weight (
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import chain, count
-from typing import Generic, Protocol
+from typing import Generic, NamedTuple, Protocol
 
 from app.clock import Clock
 from app.reliability.lane import Lane, Place, W, Waiting
 from app.tenant import Priority, Tenant
 
-__all__ = ["FairQueue", "Fifo", "Queue", "Waiting"]
+__all__ = ["FairQueue", "Fifo", "Queue", "Turn", "Waiting"]
 
 MOST_YIELDING = 8
 """So many at most give up their places for one newcomer, however large its prompt."""
@@ -20,6 +20,15 @@ MOST_YIELDING = 8
 
 def always(_: Waiting) -> bool:
     return True
+
+
+class Turn(NamedTuple):
+    """In which company one waits whose turn has come."""
+
+    tenants: int = 0
+    """That somebody waits for in its class, its own included; 0 where tenants make no difference."""
+    promoted: bool = False
+    """A batch request that counts as a normal one by now."""
 
 
 class Queue(Protocol[W]):
@@ -65,6 +74,14 @@ class Queue(Protocol[W]):
 
     def ahead_of(self, waiter: W) -> int:
         """About how many of those that wait would be served before this newcomer."""
+        ...
+
+    def place_of(self, waiter: W) -> int:
+        """About where it stands that waits: 1 is next, 0 is nowhere."""
+        ...
+
+    def turn_of(self, waiter: W) -> Turn:
+        """Of one that waits."""
         ...
 
 
@@ -153,6 +170,17 @@ class FairQueue(Generic[W]):
         self._promote()
         return sum(len(lane) for lane in self._lanes[: waiter.priority]) + self._lanes[waiter.priority].ahead_of(waiter)
 
+    def place_of(self, waiter: W) -> int:
+        place = self._places.get(id(waiter))
+        if place is None:
+            return 0
+        higher = self._lanes[: self._lanes.index(place.lane)]
+        return sum(map(len, higher)) + place.lane.ahead_of_place(place) + 1
+
+    def turn_of(self, waiter: W) -> Turn:
+        lane = self._places[id(waiter)].lane
+        return Turn(lane.tenants, lane is not self._lanes[waiter.priority])
+
     def _leave(self, place: Place[W]) -> None:
         waiter = place.waiter
         del self._places[id(waiter)]
@@ -219,3 +247,9 @@ class Fifo(Generic[W]):
 
     def ahead_of(self, waiter: W) -> int:
         return len(self._places)
+
+    def place_of(self, waiter: W) -> int:
+        return next((number for number, each in enumerate(self._places, 1) if each == id(waiter)), 0)
+
+    def turn_of(self, waiter: W) -> Turn:
+        return Turn()

@@ -126,7 +126,20 @@ class Lane(Generic[W]):
     def ahead_of(self, waiter: W) -> int:
         """Exact where a tenant's requests all cost the same; otherwise by their mean."""
         own = self._accounts.get(waiter.tenant.name) or Account(waiter.tenant.name, -math.inf)
-        ahead = own.ahead_of(waiter.expires_at)
+        return self._ahead(own, own.ahead_of(waiter.expires_at))
+
+    def ahead_of_place(self, place: Place[W]) -> int:
+        """The same for one that waits already."""
+        own = self._accounts[place.waiter.tenant.name]
+        return self._ahead(own, len(own.waiting) - 1 - bisect_left(own.waiting, place.due, key=_DUE))
+
+    @property
+    def tenants(self) -> int:
+        """Of whom someone waits."""
+        return len(self._order)
+
+    def _ahead(self, own: Account[W], ahead: int) -> int:
+        """`ahead`: of its own tenant."""
         now = own.served if own.waiting else max(own.served, self._least())
         then = now + (ahead * own.backlog / len(own.waiting) if ahead else 0.0)
         for rival in self._order:

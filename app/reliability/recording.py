@@ -29,6 +29,8 @@ class Recording:
         self.replica = ""
         self.attempts = 0
         """Who makes it, and at which attempt."""
+        self.request = ""
+        """For which request."""
         self._max_bytes = max_bytes
         self._max_frames = max_frames
         self._frames: list[bytes] = []

@@ -344,6 +344,13 @@ class Telemetry:
         "gateway is overloaded, and without a key. 0 takes any free one; unset there is none.",
     )
     metrics_host: str = setting("METRICS_HOST", "127.0.0.1", "Address that METRICS_PORT listens on.")
+    journal: int = setting(
+        "JOURNAL_REQUESTS",
+        1_000,
+        "Ended requests that are kept in memory to be explained (`gllm explain`), 1 to 2 KB each; 0 keeps none.",
+        ge=0,
+        le=10_000,
+    )
     tracing: bool | None = setting(
         "ENABLE_TRACING",
         None,

@@ -1,7 +1,6 @@
 """One line a request and one an event, written by a thread of its own so that a slow terminal slows no request."""
 
 import json
-import re
 import sys
 import threading
 from collections import deque
@@ -14,10 +13,11 @@ from typing import IO, Any
 import msgspec
 
 from app.telemetry.base import Event
+from app.telemetry.phases import engine_s, phases_of
 from app.telemetry.record import Record
+from app.telemetry.words import PRIORITIES, Words
 
 _encode = msgspec.json.Encoder().encode
-_QUOTED = re.compile(r"[\s\"'\\]")
 
 FLUSH_S = 0.1
 """Waking the thread for each line would cost more than the line; this is how late one may be."""
@@ -78,16 +78,29 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
     status: int
     outcome: str
     duration_ms: float
+    code: str = ""
     tenant: str = ""
+    priority: str = ""
     model: str = ""
     stream: bool = False
+    queue_ms: float = 0.0
+    intake_ms: float = 0.0
+    limits_ms: float = 0.0
+    route_ms: float = 0.0
+    engine_ms: float = 0.0
     first_byte_ms: float = 0.0
+    stream_ms: float = 0.0
+    overhead_ms: float = 0.0
     replica: str = ""
     routed_by: str = ""
     attempts: int = 0
+    idempotency: str = ""
     replayed: bool = False
+    answered_by: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    events: int = 0
     error: str = ""
     detail: str = ""
     trace_id: str = ""
@@ -95,8 +108,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
 
     @classmethod
     def of(cls, record: Record) -> "RequestLine":
-        usage, trace = record.usage, record.trace
-        return cls(
+        line = cls(
             datetime.now(UTC),
             record.id,
             record.method,
@@ -104,44 +116,65 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
             record.status,
             record.outcome.value,
             _ms(record.ended - record.began),
-            record.tenant,
-            record.model,
-            record.stream,
-            _ms(record.first_byte - record.began) if record.first_byte else 0.0,
-            record.replica,
-            record.routed_by or "",
-            record.attempts,
-            record.replayed,
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
-            record.error,
-            record.detail,
-            trace.trace_id if trace else "",
-            trace.span_id if trace else "",
+            code=record.code,
+            tenant=record.tenant,
+            model=record.model,
+            stream=record.stream,
+            replica=record.replica,
+            routed_by=record.routed_by or "",
+            attempts=record.attempts,
+            error=record.error,
+            detail=record.detail,
         )
+        if record.parsed:
+            line._tell_call(record)
+        if record.trace is not None:
+            line.trace_id, line.span_id = record.trace.trace_id, record.trace.span_id
+        return line
+
+    def _tell_call(self, record: Record) -> None:
+        """What it has that came as far as to be understood."""
+        self.priority = PRIORITIES[record.priority] if record.priority is not None else ""
+        self.intake_ms = _ms(record.parsed - record.received)
+        if record.keyed is not None:
+            self.idempotency, self.replayed, self.answered_by = record.keyed, record.replayed, record.answered_by
+        if record.queued_s:
+            self.queue_ms = _ms(record.queued_s)
+        if record.first_byte:
+            self.first_byte_ms = _ms(record.first_byte - record.began)
+            if record.stream:
+                self.stream_ms = _ms(record.ended - record.first_byte)
+        if (phases := phases_of(record)) is not None:
+            self.limits_ms, self.route_ms = _ms(phases.limits), _ms(phases.route)
+            self.engine_ms, self.overhead_ms = _ms(engine_s(record)), _ms(phases.total)
+            self.events = record.events
+        if (usage := record.usage) is not None:
+            self.prompt_tokens, self.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+            self.cached_tokens = usage.cached_tokens
 
 
 class RequestLog:
-    """Requests and events as lines: JSON for machines, words for a terminal."""
+    """Requests and events as lines: JSON for machines, words for people."""
 
-    def __init__(self, writer: LogWriter, *, as_json: bool, unlogged: Collection[str] = ()) -> None:
-        """`unlogged`: endpoints that machines ask every few seconds, whose lines would bury the others."""
+    def __init__(self, writer: LogWriter, *, words: Words | None, unlogged: Collection[str] = ()) -> None:
+        """Without `words`, JSON. `unlogged`: endpoints that machines ask every few seconds, whose lines would bury the
+        others."""
         self._write = writer.write
-        self._as_json = as_json
+        self._words = words
         self._unlogged = unlogged
 
     def began(self, record: Record) -> None:
         """A request is logged once, when it has ended."""
 
     def ended(self, record: Record) -> None:
-        if record.endpoint in self._unlogged:
-            return
-        line = RequestLine.of(record)
-        self._write(_json(line) if self._as_json else _words(msgspec.to_builtins(line)))
+        if record.endpoint not in self._unlogged:
+            self._write(self._words.request(record) if self._words is not None else _json(RequestLine.of(record)))
 
     def note(self, event: Event) -> None:
-        facts = {"event": type(event).__name__, "ts": datetime.now(UTC), **asdict(event)}
-        self._write(_json(facts) if self._as_json else _words(msgspec.to_builtins(facts)))
+        if self._words is not None:
+            self._write(self._words.event(event))
+        else:
+            self._write(_json({"event": type(event).__name__, "ts": datetime.now(UTC), **asdict(event)}))
 
 
 def _ms(seconds: float) -> float:
@@ -152,14 +185,3 @@ def _json(facts: Any) -> str:
     """JSON leaves some characters as they are that move a terminal's cursor, or look like a new line."""
     text = _encode(facts).decode()
     return text if text.isprintable() else json.dumps(json.loads(text))
-
-
-def _words(facts: dict[str, Any]) -> str:
-    shown = " ".join(f"{name}={_word(value)}" for name, value in facts.items() if name not in ("event", "ts"))
-    return f"{facts['ts'][11:19]} {facts['event']} {shown}"
-
-
-def _word(value: Any) -> str:
-    """One word, or quoted: a line stays one line, whatever a client put into it."""
-    text = str(value)
-    return text if text.isprintable() and not _QUOTED.search(text) else json.dumps(text)

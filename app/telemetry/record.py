@@ -6,6 +6,8 @@ import msgspec
 
 from app.errors import Outcome
 from app.generation import Usage
+from app.telemetry.story import Options, Story
+from app.tenant import Priority
 from app.trace import Trace
 
 
@@ -27,8 +29,11 @@ class Reason(StrEnum):
     """Those that have read it have too much to do; this one had less."""
 
 
-class Attempt(msgspec.Struct):
-    """One replica's part in a request."""
+class Attempt(msgspec.Struct, gc=False):
+    """One replica's part in a request.
+
+    Here and in `Record`, no cycle can be: the collector need not look through the thousands that a journal keeps.
+    """
 
     replica: str
     began: float
@@ -48,6 +53,8 @@ class Attempt(msgspec.Struct):
     reason: Reason | None = None
     among: int = 0
     """So many could have been chosen."""
+    options: Options | None = None
+    """How they stood, and the others, where a journal is kept."""
 
 
 class Keyed(StrEnum):
@@ -68,7 +75,7 @@ class Keyed(StrEnum):
     STORE_DOWN = "store_down"
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, gc=False):
     id: str
     endpoint: str
     """The route's own path, never the client's spelling: it becomes a label."""
@@ -76,6 +83,8 @@ class Record(msgspec.Struct):
     began: float
     trace: Trace | None = None
     """Its span, where traces are made."""
+    story: Story | None = None
+    """What else is kept of a call, where a journal is."""
     tenant: str = ""
     model: str = ""
     stream: bool = False
@@ -103,6 +112,11 @@ class Record(msgspec.Struct):
     """The answer was made for an earlier request with the same idempotency key."""
     keyed: Keyed | None = None
     """With a key, once that is known."""
+    made: "Record | None" = None
+    """The record of its run, where the answer is made apart from its client, and may outlive it."""
+    answered_by: str = ""
+    """The request that the answer was made for, if that is another one."""
+    priority: Priority | None = None
     received: float = 0.0
     """When its body was there; with this and the next ones its own time is told from waiting (0: it did not come to
     that)."""

@@ -9,6 +9,7 @@ from gllm.cli import (
     adapters,
     drain,
     engine_logs,
+    explain,
     keys,
     load,
     release,
@@ -31,6 +32,7 @@ COMMANDS = (
     drain,
     engine_logs,
     adapters,
+    explain,
     keys,
     usage,
 )

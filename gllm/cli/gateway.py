@@ -14,6 +14,7 @@ import msgspec
 from app.cluster.control import Adapter, Released, Status
 from app.cluster.progress import Account
 from app.settings.values import is_loopback
+from app.telemetry.explanation import Explanation, Requests
 
 T = TypeVar("T")
 
@@ -109,6 +110,12 @@ class Gateway:
         params = {"lines": lines, "follow": int(follow)}
         async with self._stream("GET", f"{_path(worker)}/logs", params=params) as answer:
             yield answer.aiter_bytes()
+
+    async def requests(self, limit: int, **filters: str) -> Requests:
+        return await self._asked("GET", "/admin/requests", Requests, params={"limit": limit, **filters})
+
+    async def request(self, request_id: str) -> Explanation:
+        return await self._asked("GET", f"/admin/requests/{quote(request_id, safe='')}", Explanation)
 
     # --- changing -------------------------------------------------------------------------------------------------
 

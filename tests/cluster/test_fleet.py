@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import Container, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from app.reliability.circuit import Circuit
 from app.reliability.limit import Load
 from app.telemetry.base import ReplicaChanged
 from app.telemetry.record import Reason
+from app.telemetry.story import MOST_CANDIDATES, Candidate
 from app.tenant import Priority
 from tests.support.clock import FakeClock
 from tests.support.recorder import Recorder
@@ -496,3 +498,41 @@ def test_to_say_the_same_again_changes_nothing(place: Place) -> None:
     assert len(changes) == 2
     place.fleet.foretell("w2", None)
     assert len(changes) == 2
+
+
+# --- what there was to choose from --------------------------------------------------------------------------------
+
+
+def test_a_lease_tells_its_options_where_somebody_wants_to_know() -> None:
+    place = Place()
+    assert place.add("a", "demo", slots=4, reserved=1)
+    assert place.lease().options is None
+    place.fleet.tells_options = True
+    place.add("b", "demo")
+    place.add("away", "demo")
+    place.fleet.failed(place.fleet.replicas[2], "gone")
+    place.add("other", "another")
+    options = place.lease().options
+    assert options is not None
+    seen, able, absent = options
+    assert [Candidate(*each) for each in seen] == [
+        Candidate("a", 1, 4, 1, 1, 0, "closed"),
+        Candidate("b", 0, sys.maxsize, 0, 0, 0, "closed"),
+    ]
+    assert (able, absent) == (2, (("away", "failing"),))
+
+
+def test_of_many_options_a_few_are_kept_and_the_chosen_one_is_among_them() -> None:
+    place = Place()
+    place.fleet.tells_options = True
+    for number in range(MOST_CANDIDATES + 2):
+        place.add(f"r{number}", "demo")
+    ready = list(place.fleet._ready["demo"])
+    for _ in range(MOST_CANDIDATES + 2):
+        lease = place.lease()
+        assert lease.options is not None
+        seen, able, _ = lease.options
+        names = [Candidate(*each).replica for each in seen]
+        assert (len(set(names)), able) == (MOST_CANDIDATES, MOST_CANDIDATES + 2)
+        assert lease.replica.name in names
+    assert place.fleet._ready["demo"] == ready, "what is looked at is a copy"

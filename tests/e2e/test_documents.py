@@ -2,6 +2,7 @@
 `start-cluster` (which starts one) or `cluster`."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,11 @@ _BLOCK = re.compile(
     r"^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
-_CURL = 'curl() { command curl --fail-with-body --silent --show-error --max-time 60 "$@"; }\n'
-"""As in the document, but a refusal is a failure."""
+_COMMANDS = f"""
+curl() {{ command curl --fail-with-body --silent --show-error --max-time 60 "$@"; }}
+gllm() {{ {shlex.join(GatewayProcess.SERVE[:-1])} "$@"; }}
+"""
+"""As in the document, but a refusal is a failure; and `gllm` is this one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Example:
         code = ADDRESS.sub(url.removeprefix("http://"), self.code)
         if self.language == "python":
             return [sys.executable, "-c", code]
-        return ["bash", "-euo", "pipefail", "-c", _CURL + code]
+        return ["bash", "-euo", "pipefail", "-c", _COMMANDS + code]
 
 
 def examples() -> list[Example]:
@@ -68,7 +72,7 @@ def run(example: Example, url: str, folder: Path, within_s: float = 60, **env: s
 
 @that_need("gateway")
 def test_an_example_does_what_it_shows(gateway: GatewayProcess, example: Example, tmp_path: Path) -> None:
-    run(example, gateway.url, tmp_path)
+    run(example, gateway.url, tmp_path, GLLM_URL=gateway.url)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def test_every_hot_endpoint_is_there_with_its_body_its_answers_and_its_errors(do
 def test_what_can_be_read_is_there(document: Document) -> None:
     reads = {path for path, method, _ in operations(document) if method == "get"}
     models = {"/v1/models", "/v1/models/{model}"}
-    assert reads == {"/", "/health", "/livez", "/readyz", "/metrics", "/admin/usage"} | models
+    journal = {"/admin/requests", "/admin/requests/{request_id}"}
+    assert reads == {"/", "/health", "/livez", "/readyz", "/metrics", "/admin/usage"} | models | journal
     assert "text/plain" in document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
     assert resolve(
         document,

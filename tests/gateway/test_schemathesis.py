@@ -99,6 +99,15 @@ def test_the_usage_is_answered_as_the_document_says(stranger: Stranger, mode: Ge
     assert set(stranger.tries("/admin/usage", mode)) <= {200, 400}
 
 
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_the_last_calls_are_answered_as_the_document_says(stranger: Stranger, mode: GenerationMode) -> None:
+    assert set(stranger.tries("/admin/requests", mode)) <= {200, 400}
+
+
+def test_calls_that_nobody_made_are_not_found_as_the_document_says(stranger: Stranger) -> None:
+    assert set(stranger.tries("/admin/requests/{request_id}", GenerationMode.POSITIVE)) <= {404}
+
+
 def test_after_all_that_nothing_is_left_running(stranger: Stranger) -> None:
     assert stranger.engine.running == 0
     assert stranger.gateway.admission.inside == 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from app.reliability import lane
-from app.reliability.fair_queue import MOST_YIELDING, FairQueue, Fifo, Queue
+from app.reliability.fair_queue import MOST_YIELDING, FairQueue, Fifo, Queue, Turn
 from app.tenant import Priority, Tenant
 from tests.support.clock import FakeClock
 
@@ -349,6 +349,40 @@ def test_where_all_cost_the_same_it_is_exact(before: list[Tenant], then: list[Te
     assert popped(fair).index(newcomer) == ahead
 
 
+@given(st.lists(TENANTS, min_size=1, max_size=30), st.integers(0, 20))
+def test_whoever_waits_has_the_place_at_which_it_is_served(crowd: list[Tenant], turns: int) -> None:
+    fair = filled(Waiter(tenant, 10) for tenant in crowd)
+    popped(fair, most=turns)
+    places = {id(place.waiter): fair.place_of(place.waiter) for place in fair._places.values()}
+    assert [places[id(waiter)] for waiter in popped(fair)] == list(range(1, len(places) + 1))
+
+
+def test_a_place_counts_higher_classes_and_who_does_not_wait_has_none() -> None:
+    waiter = Waiter(A, 10, NORMAL)
+    fair = filled([*(Waiter(B, 10, INTERACTIVE) for _ in range(3)), waiter, Waiter(C, 10, BATCH)])
+    assert fair.place_of(waiter) == 4
+    assert fair.place_of(Waiter(A)) == 0
+
+
+def test_whose_turn_comes_is_told_in_which_company() -> None:
+    clock = FakeClock()
+    fair = queue(clock, promote_after_s=60)
+    old = Waiter(C, 1, BATCH)
+    fair.push(old)
+    clock.advance(61)
+    fair.push(Waiter(A, 1))
+    told: dict[str, Turn] = {}
+
+    def look(waiter: Waiter) -> bool:
+        told[waiter.tenant.name] = fair.turn_of(waiter)
+        return True
+
+    while fair.pop(look) is not None:
+        pass
+    assert (told["a"].promoted, told["c"].promoted) == (False, True)
+    assert {told["a"].tenants, told["c"].tenants} == {1, 2}
+
+
 # --- fairness -----------------------------------------------------------------------------------------------------
 
 WEIGHTS = st.sampled_from([0.5, 1.0, 2.0, 5.0])
@@ -607,7 +641,9 @@ def test_without_backpressure_it_is_first_come_first_served_without_bound() -> N
         assert fifo.has_room_for(waiter)
         assert fifo.ahead_of(waiter) == len(fifo)
         fifo.push(waiter)
+        assert (fifo.place_of(waiter), fifo.turn_of(waiter)) == (len(fifo), Turn())
         clock.advance(1)
+    assert fifo.place_of(Waiter()) == 0
     assert (len(fifo), fifo.tokens, fifo.oldest_since()) == (4, 4, 7)
     assert fifo.pop(lambda waiter: waiter is not waiters[0]) is None
     assert fifo.remove(waiters[2])

@@ -2,10 +2,11 @@
 
 import io
 import json
-import shlex
+import re
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,9 @@ from app.errors import Outcome
 from app.generation import Usage
 from app.telemetry.base import EngineErrorSeen, ReplicaChanged
 from app.telemetry.logs import LogWriter, RequestLog
-from app.telemetry.record import Record
+from app.telemetry.record import Attempt, Keyed, Reason, Record
+from app.telemetry.words import Words, word
+from app.tenant import Priority
 from app.trace import Trace
 
 
@@ -26,6 +29,8 @@ def record(**fields: Any) -> Record:
 FULL = record(
     model="demo",
     stream=True,
+    parsed=100.0,
+    received=100.0,
     first_byte=100.5,
     replica="a",
     attempts=2,
@@ -39,7 +44,7 @@ FULL = record(
 def lines(*things: Any, as_json: bool) -> list[str]:
     stream = io.StringIO()
     writer = LogWriter(stream)
-    log = RequestLog(writer, as_json=as_json)
+    log = RequestLog(writer, words=None if as_json else Words(coloured=False))
     for thing in things:
         if isinstance(thing, Record):
             log.began(thing)
@@ -71,7 +76,9 @@ def test_a_request_is_one_line_of_json_told_when_it_has_ended() -> None:
         "duration_ms": 3250.0,
         "model": "demo",
         "stream": True,
+        "intake_ms": 0.0,
         "first_byte_ms": 500.0,
+        "stream_ms": 2750.0,
         "replica": "a",
         "attempts": 2,
         "prompt_tokens": 7,
@@ -81,9 +88,56 @@ def test_a_request_is_one_line_of_json_told_when_it_has_ended() -> None:
     }
 
 
+def test_where_its_time_went_stands_in_its_line() -> None:
+    whole = record(
+        tenant="acme",
+        priority=Priority.BATCH,
+        received=100.0,
+        parsed=100.01,
+        allowed=100.03,
+        waits=((100.04, 100.44), (101.1, 101.2)),
+        queued_s=0.5,
+        tries=(Attempt("a", 100.5, ended=101.0, error="EngineFailed"), Attempt("b", 101.25, ended=103.0)),
+        first_byte=103.0,
+        routed_by=Reason.LOAD,
+        keyed=Keyed.FIRST,
+        code="",
+    )
+    (line,) = lines(whole, as_json=True)
+    told = json.loads(line)
+    assert {name: value for name, value in told.items() if name.endswith("_ms")} == {
+        "duration_ms": 3250.0,
+        "intake_ms": 10.0,
+        "limits_ms": 20.0,
+        "queue_ms": 500.0,
+        "route_ms": 70.0,
+        "engine_ms": 2250.0,
+        "first_byte_ms": 3000.0,
+        "overhead_ms": 350.0,
+    }
+    assert (told["priority"], told["idempotency"]) == ("batch", "first")
+    (line,) = lines(msgspec.structs.replace(whole, stream=True, events=9), as_json=True)
+    told = json.loads(line)
+    assert (told["stream_ms"], told["events"], told["overhead_ms"]) == (250.0, 9, 100.0)
+
+
+def test_two_attempts_at_once_are_not_counted_twice() -> None:
+    tries = (Attempt("a", 100.0, ended=101.0, outrun=True), Attempt("b", 100.5, ended=103.0, beside=True))
+    (line,) = lines(record(parsed=100.0, tries=tries), as_json=True)
+    assert json.loads(line)["engine_ms"] == 3000.0
+
+
+def test_a_refusal_says_its_reason_and_a_replay_whose_answer_it_is() -> None:
+    (line,) = lines(record(status=503, code="would_miss_deadline", outcome=Outcome.DEADLINE), as_json=True)
+    assert json.loads(line)["code"] == "would_miss_deadline"
+    again = record(parsed=100.0, keyed=Keyed.REPLAYED, replayed=True, answered_by="req-0")
+    told = json.loads(lines(again, as_json=True)[0])
+    assert (told["idempotency"], told["replayed"], told["answered_by"]) == ("replayed", True, "req-0")
+
+
 def test_what_is_not_known_is_not_told() -> None:
     (line,) = lines(record(), as_json=True)
-    assert not {"model", "first_byte_ms", "replica", "error", "detail"} & set(json.loads(line))
+    assert not {"model", "first_byte_ms", "replica", "error", "detail", "engine_ms", "code"} & set(json.loads(line))
 
 
 def test_events_are_lines_too() -> None:
@@ -93,15 +147,23 @@ def test_events_are_lines_too() -> None:
     assert [each["event"] for each in told] == ["EngineErrorSeen", "ReplicaChanged"]
     assert told[0]["retried"] is True
     assert told[1]["state"] == "failing"
-    assert all(line[8:].startswith(" EngineErrorSeen") for line in lines(seen, as_json=False))
+    (line,) = lines(seen, as_json=False)
+    assert line[8:] == (
+        '  engine error seen: request_id=req-1 replica=a error=EngineFailed detail="500 boom" retried=True'
+    )
 
 
-def test_for_people_a_request_is_one_line_of_words() -> None:
-    (line,) = lines(FULL, as_json=False)
-    clock, event, *words = shlex.split(line)
-    assert (len(clock), event) == (8, "request")
-    assert "outcome=interrupted" in words
-    assert "detail=500 boom" in words
+def test_for_people_a_request_is_one_line_of_words_in_columns() -> None:
+    interrupted, refused = lines(
+        FULL,
+        record(status=503, code="displaced", outcome=Outcome.QUEUE_FULL, model="demo", tenant="acme", ended=100.002),
+        as_json=False,
+    )
+    assert interrupted[8:] == (
+        "  200 interrupted       3.25 s  chat stream        demo  7+4 tokens  first 500 ms  a (attempt 2)  "
+        '"500 boom"  req-1'
+    )
+    assert refused[8:] == "  503 queue_full        2.0 ms  chat               demo  acme  displaced  req-1"
 
 
 HOSTILE = [
@@ -131,28 +193,20 @@ def test_what_a_client_chooses_stays_inside_one_value_of_one_line(value: str, as
         assert json.loads(line).get("model", "") == value
     else:
         (known,) = lines(record(model="m", method="M", detail="d"), as_json=False)
-        assert names(line) - {"model", "detail"} == names(known) - {"model", "detail"}
+        assert len(columns(line)) == len(columns(known)) - (value == "") * 2, "an empty one is not told"
+        assert line[8:40] == known[8:40]
+        assert line.endswith("  req-1")
 
 
-def names(line: str) -> set[str]:
-    """Of `name=value`, read as a program would: quotes hold a value together."""
-    return {word.split("=", 1)[0] for word in shlex.split(line)[2:]}
+def columns(line: str) -> list[str]:
+    return re.split(r"  +", line)
 
 
-@given(st.text(max_size=40))
+@given(st.text(max_size=40).filter(lambda text: "  " not in text))
 def test_any_text_stays_one_word(value: str) -> None:
     (line,) = lines(record(model="m", method=value, detail="d"), as_json=False)
     assert line.isprintable()
-    assert names(line) == {
-        "request_id",
-        "method",
-        "endpoint",
-        "status",
-        "outcome",
-        "duration_ms",
-        "model",
-        "detail",
-    }
+    assert columns(line)[3:] == [f"{word(value)} /v1/chat/completions", "m", "d", "req-1"]
 
 
 def test_lines_are_written_whole_and_in_order_when_many_threads_write() -> None:

@@ -40,10 +40,13 @@ class Kept(msgspec.Struct, frozen=True):
     attempts: int
     frames: list[bytes] | None
     """`None`: too large to be kept. The key stays used, all the same."""
+    request: str = ""
+    """The one that it was made for."""
 
     @classmethod
     def of(cls, recording: Recording) -> "Kept":
-        return cls(recording.replica, recording.attempts, recording.frames if recording.kept else None)
+        frames = recording.frames if recording.kept else None
+        return cls(recording.replica, recording.attempts, frames, recording.request)
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -56,6 +59,7 @@ class Batch(msgspec.Struct, frozen=True):
     attempts: int = 0
     ended: bool = False
     failure: "Failure | None" = None
+    request: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -68,4 +68,4 @@ class Followed(Elsewhere):
 def _rest(kept: Kept) -> Batch:
     if kept.frames is None:
         raise NotReplayable
-    return Batch(0, kept.frames, kept.replica, kept.attempts, ended=True)
+    return Batch(0, kept.frames, kept.replica, kept.attempts, ended=True, request=kept.request)

@@ -45,7 +45,7 @@ class Lease:
     async def finish(self, recording: Recording) -> None:
         if not recording.kept and self.followed:
             await self.publish()
-            await self._say(Batch(self._published, [], recording.replica, recording.attempts, ended=True))
+            await self._say(self._batch(self._published, [], ended=True))
         if not await self._keys.keep(self._key, self._token, Kept.of(recording)):
             log.warning("a request was answered twice: its lease ran out while Redis could not be reached")
         self.over = True
@@ -82,8 +82,13 @@ class Lease:
         recording = self._recording
         while recording is not None and self._published < len(recording):
             start, frames = recording.since(self._published, BATCH_BYTES)
-            await self._say(Batch(start, frames, recording.replica, recording.attempts))
+            await self._say(self._batch(start, frames))
             self._published = start + len(frames)
+
+    def _batch(self, start: int, frames: list[bytes], *, ended: bool = False) -> Batch:
+        assert self._recording is not None, "there is something to tell of only after it has begun"
+        made = self._recording
+        return Batch(start, frames, made.replica, made.attempts, ended, request=made.request)
 
     async def _say(self, batch: Batch) -> None:
         kept = self._recording is None or self._recording.kept

@@ -11,6 +11,7 @@ from app.generation import Call, Route, Usage
 from app.telemetry.metrics import families as f
 from app.telemetry.metrics.labels import MOST_MODELS, MOST_TENANTS, OTHER, REASONS, Few
 from app.telemetry.metrics.tallies import Bins, Count, Spread
+from app.telemetry.phases import phases_of
 from app.telemetry.record import Attempt, Keyed, Reason, Record
 
 CALLS = frozenset(Route)
@@ -117,21 +118,15 @@ class Calls:
 
     def _own_time(self, record: Record) -> None:
         """The relay of streams is missing, as it goes on while engines work; `gllm_event_delay_seconds` is about it."""
-        intake = record.parsed - record.received
-        self._intake.add(intake)
-        if not record.tries:
+        self._intake.add(record.parsed - record.received)
+        phases = phases_of(record)
+        if phases is None:
             return
-        first = record.tries[0].began
-        limits = record.allowed - record.parsed
-        route = first - record.allowed - sum(until - since for since, until in record.waits if until <= first)
-        own = intake + limits + route
-        self._limits.add(limits)
-        self._route.add(route)
-        if record.first_byte and not record.stream:
-            relay = record.ended - record.first_byte
-            self._relay.add(relay)
-            own += relay
-        self._own.add(own)
+        self._limits.add(phases.limits)
+        self._route.add(phases.route)
+        if phases.relay is not None:
+            self._relay.add(phases.relay)
+        self._own.add(phases.total)
 
     def _tried_again(self, record: Record) -> None:
         for attempt in record.tries:

@@ -1,0 +1,48 @@
+"""The last calls, kept so that each can be explained. What is kept is what the way through has written anyway; it is
+explained (`explanation`) when somebody asks.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from app.generation import Route
+from app.telemetry.base import Event
+from app.telemetry.record import Record
+from app.telemetry.story import Story
+
+CALLS = frozenset(Route)
+
+
+class Journal:
+    """Calls that engines answer, so that probes and pages push none of them out."""
+
+    def __init__(self, most: int) -> None:
+        """`most`: of those that have ended. Those that run are all here."""
+        self.most = most
+        self._running: dict[int, Record] = {}
+        self._ended: deque[Record] = deque(maxlen=most)
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._ended)
+
+    def began(self, record: Record) -> None:
+        if record.endpoint in CALLS:
+            record.story = Story()
+            self._running[id(record)] = record
+
+    def ended(self, record: Record) -> None:
+        if record.story is not None:
+            del self._running[id(record)]
+            self._ended.append(record)
+
+    def note(self, event: Event) -> None:
+        """What happens beside calls is in the log."""
+
+    def newest(self) -> Iterator[Record]:
+        """Those that run, newest first; then those that have ended, the last one to end first."""
+        yield from reversed(self._running.values())
+        yield from reversed(self._ended)
+
+    def find(self, request_id: str) -> Record | None:
+        """Clients may give one id to many calls: the newest."""
+        return next((record for record in self.newest() if record.id == request_id), None)
