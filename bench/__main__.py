@@ -11,6 +11,7 @@ MEASUREMENTS = {
     "http_stack": "what each layer of the HTTP stack costs the gateway, per request and per event",
     "engine_batching": "what continuous batching gives the Transformers engine, in tokens a second",
     "tracing": "what traces cost the gateway and the Transformers engine",
+    "journal": "what it costs the gateway to remember the last calls",
     "overload": "goodput over offered load, and how fast the excess is refused",
     "fairness": "a light tenant beside one that offers twenty times its share",
     "twins": "a hundred simultaneous requests with one idempotency key",

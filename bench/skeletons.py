@@ -103,8 +103,8 @@ def config(kind: str, client_name: str, parser: str, port: int, engine: str) -> 
     quiet: dict[str, Any] = {"access_log": False, "log_level": "warning", "server_header": False, "ws": "none"}
     if kind == "gllm":
         flags = {"ENGINE_TYPE": "external", "ENGINE_URLS": engine, "LOG_FORMAT": "json"}
-        otel = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
-        gateway = Gateway(Settings.load(otel, None, **flags))
+        measured = {name: value for name, value in os.environ.items() if name.startswith(("OTEL_", "JOURNAL_"))}
+        gateway = Gateway(Settings.load(measured, None, **flags))
         return uvicorn.Config(gateway.app, port=port, http=gateway.protocol, proxy_headers=False, **quiet)
     client: Client = Own(engine) if client_name == "own" else Httpx(engine)
     app = asgi(client) if kind == "asgi" else fastapi(client)

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from bench.http_stack import Variant, head, measure
 from bench.machine import ROOT, cpu_s, facts
@@ -53,9 +54,9 @@ class Sink(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def started(words: list[str], port: int, env: Mapping[str, str]) -> Iterator[int]:
+def started(words: list[str], port: int, env: Mapping[str, str], folder: Path = ROOT) -> Iterator[int]:
     process = subprocess.Popen(
-        [sys.executable, "-m", *words], env={**os.environ, **env}, stdout=subprocess.DEVNULL, cwd=ROOT
+        [sys.executable, "-m", *words], env={**os.environ, **env}, stdout=subprocess.DEVNULL, cwd=folder
     )
     try:
         wait_for_port(port, 120)
