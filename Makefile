@@ -124,6 +124,11 @@ simulate: $(DEV_READY) ## Look for a seed that fails, thousands at a time (ARGS=
 bench: $(DEV_READY) ## Measure (ARGS="--help")
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: load
+load: $(DEV_READY) ## Use a gateway as a crowd would, for a minute (GLLM_URL=http://..., ARGS="--help")
+	@exec $(BIN)/locust -f deploy/locust/locustfile.py --headless --host $(or $(GLLM_URL),http://localhost:8000) \
+		--users 20 --spawn-rate 10 --run-time 60s --stop-timeout 10 --only-summary $(ARGS)
+
 .PHONY: docs
 docs: $(RUN_READY) ## Write the generated documents and .env.example anew
 	@$(BIN)/python -m app.settings
@@ -132,11 +137,15 @@ docs: $(RUN_READY) ## Write the generated documents and .env.example anew
 	@$(BIN)/python -m deploy.prometheus
 	@$(BIN)/python -m deploy.grafana
 
+.PHONY: pictures
+pictures: $(DEV_READY) ## Draw the dashboards (docs/img) from a real Prometheus and four minutes of load and faults
+	@$(BIN)/python -m tests.deploy.pictures
+
 .PHONY: lock
 lock: $(VENV_MADE) ## Choose the versions of all dependencies anew
 	@$(INSTALL) uv
 	@rm -f requirements/*.lock
-	@$(call compile,dev,$(OURS) requirements/torch.in --extra transformers --extra redis --extra tracing --extra dev)
+	@$(call compile,dev,$(OURS) requirements/torch.in --extra transformers --extra redis --extra tracing --extra load --extra dev)
 	@$(call compile,transformers,$(OURS) requirements/torch.in --extra transformers --extra tracing \
 		--constraints requirements/dev.lock)
 	@$(call compile,base,$(OURS) --constraints requirements/dev.lock)

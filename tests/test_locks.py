@@ -22,7 +22,7 @@ def lines_of(asked: str) -> list[str]:
     return [line for line in lines if not line.startswith("#")]
 
 
-IN_DEV = ("transformers", "redis", "tracing", "dev")
+IN_DEV = ("transformers", "redis", "tracing", "load", "dev")
 ASKED = {
     "base": PROJECT["dependencies"],
     "gateway": PROJECT["dependencies"] + EXTRAS["redis"] + EXTRAS["tracing"],

@@ -86,6 +86,9 @@ def need_base(engine: Engine) -> None:
     assert base is not None
     if not can_be_had(engine, base[1]):
         raise NotTested(f"{base[1]}, which the images stand on, cannot be had here")
+    started = engine.run("run", "--rm", "--network=none", base[1], "true")
+    if started.returncode:
+        raise NotTested(f"{engine.command} can start no container here: {_end_of(started, 1)}")
 
 
 def can_be_had(engine: Engine, image: str) -> bool:

@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from app.cluster.control import Adapter, Released, Status
+from app.cluster.progress import Account
 from app.settings.values import is_loopback
 
 T = TypeVar("T")
@@ -123,6 +124,10 @@ class Gateway:
                     return
                 yield news
         raise Unreachable(f"The gateway at {self.url} broke off in the middle of its answer.")
+
+    async def cancel(self) -> Account:
+        """When what was being loaded is over, and its workers serve again what they did."""
+        return await self._asked("DELETE", "/admin/swap", Account, timeout=UNTIL_RELEASED_S)
 
     async def release(self, worker: str, drain_s: float | None) -> Released:
         body = {} if drain_s is None else {"drain_s": drain_s}

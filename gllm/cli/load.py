@@ -1,4 +1,4 @@
-"""`gllm load`: has workers serve a model, and shows how far they are."""
+"""`gllm load`: has workers serve a model, and shows how far they are; or gives up what is being loaded."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from gllm.cli.asking import add_place, ask
+from gllm.cli.asking import FAILED, Misused, add_place, ask
 
 if TYPE_CHECKING:
     from gllm.cli.gateway import Gateway
 
-LOADED, INTERRUPTED = 0, 130
+DONE, INTERRUPTED = 0, 130
 
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "load",
         help="load a model on the workers of a running gateway",
-        usage="gllm load MODEL [options] [-- ENGINE_ARGS ...]",
+        usage="gllm load (MODEL | --cancel) [options] [-- ENGINE_ARGS ...]",
         description="Load a model on the workers of a running gateway, in the place of what they serve: first on one, "
         "then on the others in rounds, so that answers go on. If one fails, all go back to what they served.",
-        epilog="What follows -- goes to the command line of every engine. Ctrl+C stops the watching, not the loading.",
+        epilog="What follows -- goes to the command line of every engine. Ctrl+C stops the watching, not the loading; "
+        "--cancel does.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a folder that the workers can read, or a hub name")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a folder that the workers can read, or a hub name")
     parser.add_argument(
         "--name", action="append", default=[], help="what callers call it; may be repeated (default: the model's own)"
     )
@@ -37,11 +38,38 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
         metavar="S",
         help="how long running answers may go on (default: the gateway's SWAP_DRAIN_SECONDS)",
     )
+    parser.add_argument(
+        "--cancel", action="store_true", help="give up what is being loaded: its workers get back what they served"
+    )
     add_place(parser)
     parser.set_defaults(run=run, engine_args=())
 
 
 def run(args: argparse.Namespace) -> int:
+    async def misused(gateway: Gateway) -> int:
+        raise Misused("Give a MODEL to load, or --cancel to give up what is being loaded.")
+
+    if bool(args.model) is args.cancel:
+        return ask(args, misused)
+    return ask(args, _cancelled) if args.cancel else _load(args)
+
+
+async def _cancelled(gateway: Gateway) -> int:
+    """Returns when all serve again what they did."""
+    from gllm.cli.panel import ENDINGS
+
+    account = await gateway.cancel()
+    if account.outcome != "cancelled":
+        print(f"gllm: Nothing is being loaded; the last one, {account.model}, is {account.outcome}.", file=sys.stderr)
+        return FAILED
+    for each in account.workers:
+        if each.step in ENDINGS:
+            print(f"{each.worker}: {ENDINGS[each.step]}")
+    print(f"{account.model} is given up (after {account.seconds:.1f} s).")
+    return FAILED if any(each.step == "left" for each in account.workers) else DONE
+
+
+def _load(args: argparse.Namespace) -> int:
     async def loaded(gateway: Gateway) -> int:
         from gllm.cli.gateway import Load
         from gllm.cli.panel import Panel, watching
@@ -61,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             async for news in gateway.load(wanted):
                 panel.follow(news)
         print(f"{args.model} is loaded (after {panel.seconds:.1f} s).")
-        return LOADED
+        return DONE
 
     try:
         return ask(args, loaded)

@@ -252,6 +252,55 @@ def test_a_load_while_another_one_runs(gateway: Gateway, told: Told) -> None:
     assert told() == ("", "gllm: Another change of models is being carried out.\n")
 
 
+ACCOUNT: dict[str, Any] = {
+    "id": "all-1",
+    "model": "/models/qwen",
+    "names": ["qwen"],
+    "outcome": "cancelled",
+    "rounds": [["worker-0"], ["worker-1"], ["worker-2"]],
+    "seconds": 12.34,
+    "workers": [
+        {"worker": "worker-0", "step": "returned"},
+        {"worker": "worker-1", "step": "returned"},
+        {"worker": "worker-2", "step": "waiting"},
+    ],
+}
+
+
+def test_a_load_that_is_cancelled_is_over_when_all_have_back_what_they_served(gateway: Gateway, told: Told) -> None:
+    gateway.will("DELETE /admin/swap", ACCOUNT)
+    assert main(["load", "--cancel"]) == 0
+    out, err = told()
+    assert out == (
+        "worker-0: returned to what it served\nworker-1: returned to what it served\n"
+        "/models/qwen is given up (after 12.3 s).\n"
+    )
+    assert err == ""
+    assert gateway.asked == [("DELETE /admin/swap", None)]
+
+
+def test_a_cancelled_load_that_left_a_worker_without_its_model_did_not_succeed(gateway: Gateway, told: Told) -> None:
+    gateway.will("DELETE /admin/swap", {**ACCOUNT, "workers": [{"worker": "worker-0", "step": "left"}]})
+    assert main(["load", "--cancel"]) == 1
+    assert told()[0].startswith("worker-0: could not be returned to what it served\n")
+
+
+def test_where_nothing_is_being_loaded_nothing_can_be_cancelled(gateway: Gateway, told: Told) -> None:
+    gateway.will("DELETE /admin/swap", {**ACCOUNT, "outcome": "done"})
+    assert main(["load", "--cancel"]) == 1
+    assert told() == ("", "gllm: Nothing is being loaded; the last one, /models/qwen, is done.\n")
+    gateway.refuse("DELETE /admin/swap", 404, "No models were changed since this gateway started.")
+    assert main(["load", "--cancel"]) == 1
+    assert told() == ("", "gllm: No models were changed since this gateway started.\n")
+
+
+@pytest.mark.parametrize("words", [["load"], ["load", "m", "--cancel"]], ids=" ".join)
+def test_a_load_takes_a_model_or_is_cancelled(words: list[str], gateway: Gateway, told: Told) -> None:
+    assert main(words) == 2
+    assert told() == ("", "gllm: Give a MODEL to load, or --cancel to give up what is being loaded.\n")
+    assert gateway.asked == []
+
+
 # --- the others ---------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +357,7 @@ def test_adapters(gateway: Gateway, told: Told) -> None:
 EACH = [
     ["status"],
     ["load", "m"],
+    ["load", "--cancel"],
     ["release"],
     ["release", "worker-0"],
     ["drain", "worker-0"],

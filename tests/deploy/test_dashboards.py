@@ -8,16 +8,23 @@ from typing import Any
 import pytest
 import yaml
 
+from app.cluster.control import WorkerState
+from app.errors import Outcome
+from app.settings.tree import branches, names_of
 from deploy.grafana.__main__ import PLACE, pages
 from deploy.grafana.boards import BOARDS
-from deploy.grafana.panel import Board, Panel
+from deploy.grafana.draw.answers import everything
+from deploy.grafana.panel import Board, Panel, Variable
+from deploy.grafana.queries import OUTCOMES, WORKERS
 from deploy.metrics import series
 from tests.deploy.conftest import ON_PROMETHEUS, Lived
 
 ROOT = Path(__file__).parents[2]
 PANELS = [(board, panel) for board in BOARDS for panel in board.panels]
 QUERIES = [(board, panel, query) for board, panel in PANELS for query in panel.queries]
-OF_PROMETHEUS = {"up", "ALERTS", "scrape_samples_scraped"}
+OF_PROMETHEUS = {"up", "ALERTS", "scrape_samples_scraped", "scrape_duration_seconds"}
+LETTER_PX, COLUMN_PX = 6.6, 56
+"""Of a title, and of a column on a screen that is not large."""
 RULES = ROOT / "deploy" / "prometheus" / "rules"
 
 
@@ -47,6 +54,8 @@ def test_a_panel_says_what_is_good_and_what_to_do(board: Board, panel: Panel) ->
     assert panel.text.endswith(".")
     assert panel.unit
     assert panel.queries
+    assert len(panel.title) * LETTER_PX < panel.width * COLUMN_PX, "the title is cut off"
+    assert sum(each.title == panel.title for each in board.panels) == 1
 
 
 def test_panels_do_not_lie_on_each_other() -> None:
@@ -84,6 +93,20 @@ def test_variables_are_asked_of_what_is_made() -> None:
             assert metric[1] in set(series()) | OF_PROMETHEUS
 
 
+def test_a_colour_is_given_to_nothing_that_is_never_there() -> None:
+    assert OUTCOMES.keys() == {outcome.value for outcome in Outcome}
+    assert WORKERS.keys() == {state.value for state in WorkerState} | {"lost"}
+
+
+@pytest.mark.parametrize(("board", "panel"), PANELS, ids=named)
+def test_what_panels_say_can_be_typed(board: Board, panel: Panel) -> None:
+    """Settings and commands that their texts name."""
+    settings = {name for branch in branches() for name in names_of(branch)}
+    assert set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", panel.text)) <= settings
+    commands = {file.stem for file in (ROOT / "gllm" / "cli").glob("*.py")}
+    assert set(re.findall(r"`gllm (\w+)", panel.text)) <= commands
+
+
 def test_grafana_is_told_where_they_are_and_what_they_ask() -> None:
     provisioning = ROOT / "deploy" / "grafana" / "provisioning"
     sources = yaml.safe_load((provisioning / "datasources" / "datasources.yml").read_text())["datasources"]
@@ -97,9 +120,7 @@ def test_grafana_is_told_where_they_are_and_what_they_ask() -> None:
 # --- against a real Prometheus ------------------------------------------------------------------------------------
 
 
-def real(expr: str) -> str:
-    """As Grafana would ask it, with everything chosen."""
-    return re.sub(r'"\$\w+"', '".*"', expr.replace("$__rate_interval", "10s"))
+RATE_S = 10.0
 
 
 @pytest.mark.parametrize(
@@ -107,7 +128,20 @@ def real(expr: str) -> str:
     [pytest.param(*each, marks=ON_PROMETHEUS, id="-".join(map(named, each))) for each in QUERIES],
 )
 def test_a_query_has_an_answer(lived: Lived, board: Board, panel: Panel, query: Any) -> None:
-    assert lived.seen(real(query.expr)), query.expr
+    assert lived.seen(everything(query.expr, RATE_S)), query.expr
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        pytest.param(each, marks=ON_PROMETHEUS, id=each.name)
+        for each in {each.name: each for board in BOARDS for each in board.variables}.values()
+    ],
+)
+def test_a_variable_offers_something(lived: Lived, variable: Variable) -> None:
+    asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable.query)
+    assert asked is not None
+    assert any(lived.prometheus.values_of(asked[2], asked[1]))
 
 
 @pytest.mark.parametrize("name", [pytest.param(each, marks=ON_PROMETHEUS, id=each) for each in sorted(recorded())])

@@ -10,6 +10,7 @@ DOCKER = """#!/bin/sh
 case "$*" in
   "info") exit {info} ;;
   "image inspect"*|"pull"*) exit {base} ;;
+  "run --rm --network=none"*" true") echo "operation not permitted" >&2; exit {run} ;;
   *) echo "no space left on device" >&2; exit 1 ;;
 esac
 """
@@ -22,9 +23,9 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def install(path: Path, *, info: int, base: int) -> None:
+def install(path: Path, *, info: int, base: int, run: int = 0) -> None:
     docker = path / "docker"
-    docker.write_text(DOCKER.format(info=info, base=base))
+    docker.write_text(DOCKER.format(info=info, base=base, run=run))
     docker.chmod(0o755)
 
 
@@ -43,6 +44,12 @@ def test_without_the_base_it_says_so(path: Path, capsys: pytest.CaptureFixture[s
     install(path, info=0, base=1)
     assert smoke.main() == 0
     assert "NOT TESTED: the images and docker-compose.yml; python:3.11-slim" in capsys.readouterr().out
+
+
+def test_where_no_container_can_be_started_it_says_so(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    install(path, info=0, base=0, run=126)
+    assert smoke.main() == 0
+    assert "docker can start no container here: operation not permitted" in capsys.readouterr().out
 
 
 def test_what_goes_wrong_after_that_is_a_failure(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,11 +17,13 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.support.processes import comes_true
 from tests.support.sockets import Raw, request
 from tests.support.stack import MODEL, Stack
 from tests.support.tenancy import signed
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+STANDSTILLS = 4
 WORDS = "Docker is,A queue is,A deadline is,What is batching?,A container is,What is a token?".split(",")
 
 
@@ -214,27 +216,34 @@ class Mischief:
             await first
 
     def engine_stands_still(self) -> None:
-        """Its streams stall, and calls that come to it are answered by the other one, until nobody asks it."""
-        victim = self._victim
-        victim.suspend()
-        try:
-            asyncio.run(self._ask_many(12))
-            time.sleep(3)
-        finally:
-            victim.resume()
+        """Its streams stall, and calls that come to it are answered by the other one, until it is given a pause. Which
+        calls are tried a second time is partly chance, so it may have to stand still more than once."""
+        for _ in range(STANDSTILLS):
+            victim = self._victim
+            victim.suspend()
+            try:
+                asyncio.run(self._ask_many(24, every_s=0.15))
+            finally:
+                victim.resume()
+            if self._stack.prometheus.now("max_over_time(max(gllm_circuit_open)[30s:1s]) > 0"):
+                return
+            assert self._stack.all_ready(), self._stack.tails()
 
-    async def _ask_many(self, calls: int, tokens: int = 40) -> None:
+    async def _ask_many(self, calls: int, tokens: int = 40, every_s: float = 0.25) -> None:
+        """Of many conversations, so that each engine is the home of some."""
         async with client(self._stack.gateway.url) as http, asyncio.TaskGroup() as tasks:
-            for _ in range(calls):
-                tasks.create_task(stream(http, "chat", "A container is", tokens))
-                await asyncio.sleep(0.25)
+            for number in range(calls):
+                session = {"x-session-id": f"many-{number}"}
+                tasks.create_task(stream(http, "chat", "A container is", tokens, **session))
+                await asyncio.sleep(every_s)
 
     def engine_is_killed(self) -> None:
         """In the middle of streams. Its worker starts it again."""
         assert self._stack.all_ready(), self._stack.tails()
-        asked = threading.Thread(target=lambda: asyncio.run(self._ask_many(6, 400)))
+        asked = threading.Thread(target=lambda: asyncio.run(self._ask_many(16, 800, every_s=0.1)))
         asked.start()
-        time.sleep(2)
+        time.sleep(1)
+        assert comes_true(lambda: self._stack.workers[1].engine.at_work() > 1, 20), self._stack.tails()
         self._victim.kill()
         asked.join()
         assert self._stack.all_ready(), self._stack.tails()

@@ -39,6 +39,8 @@ class Exemplar:
     value: float
 
 
+NAME = "__meta_dns_name"
+"""What the project's own relabelling makes the instance of."""
 Job = Mapping[str, str]
 """Who is looked at in place of those whom the project names: addresses here, and what each is called."""
 
@@ -99,7 +101,7 @@ def retargeted(config: dict[str, Any], home: Path, jobs: Mapping[str, Job], port
     mine = {"prometheus": {f"127.0.0.1:{port}": "prometheus:9090"}, **jobs}
     kept = [
         {**{key: value for key, value in each.items() if not key.endswith(("_sd_configs", "_interval", "_timeout"))}}
-        | {"static_configs": [{"targets": [at], "labels": {"instance": name}} for at, name in job.items()]}
+        | {"static_configs": [{"targets": [at], "labels": {NAME: name, "instance": name}} for at, name in job.items()]}
         for each in config["scrape_configs"]
         if (job := mine.get(each["job_name"])) is not None
     ]

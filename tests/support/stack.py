@@ -3,7 +3,7 @@ engines (each on a GPU that is not there), and a real Prometheus that looks at t
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,10 @@ class Stack:
         rows = self.asked("GET", "/admin/workers").json()["workers"]
         return {row["name"]: row["state"] if row.get("reachable", True) else "lost" for row in rows}
 
+    def all_known(self) -> bool:
+        assert all(each.running for each in self.workers), self.tails()
+        return len(self.states()) == len(self.workers)
+
     def all_ready(self, limit_s: float = START_S) -> bool:
         return bool(comes_true(lambda: set(self.states().values()) == {"ready"}, limit_s, every_s=0.2))
 
@@ -118,8 +122,8 @@ class Stack:
 
 
 @contextmanager
-def stack(folder: Path, **settings: str) -> Iterator[Stack]:
-    """Ready: both workers serve the model, and every target is scraped."""
+def stack(folder: Path, names: Sequence[str] = (), **settings: str) -> Iterator[Stack]:
+    """Ready: both workers serve the model, and every target is scraped. A machine has one worker of a name."""
     with ExitStack() as put:
         redis = put.enter_context(redis_server(folder))
         collecting = put.enter_context(collector())
@@ -135,19 +139,18 @@ def stack(folder: Path, **settings: str) -> Iterator[Stack]:
         gateway = GatewayProcess("gateway", free_port(), folder, **given | settings)
         put.callback(gateway.end)
         gateway.await_ready("/livez")
-        gpus = FakeGpus(folder / "nvml")
+        gpus = FakeGpus(folder / "nvml", machine=16 * metrics_port)
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collecting.url}
         workers = []
-        for number in range(2):
-            name = f"worker-{number}"
+        for number, name in enumerate(names or [f"worker-{number}-{metrics_port}" for number in range(2)]):
             worker = Worker(name, folder / name, gateway.url, str(number), gpus, traced)
             put.callback(worker.end)
             workers.append(worker)
-        engines = {f"127.0.0.1:{each.engine_port}": f"{each.name}:8100" for each in workers}
-        jobs = {"gateway": {f"127.0.0.1:{metrics_port}": "gateway:9100"}, "engine": engines}
+        engines = {f"127.0.0.1:{each.engine_port}": each.name for each in workers}
+        jobs = {"gateway": {f"127.0.0.1:{metrics_port}": "gateway"}, "engine": engines}
         looking = put.enter_context(prometheus(folder / "prometheus", jobs))
         made = Stack(folder, gateway, workers, redis, collecting, looking)
-        assert comes_true(lambda: len(made.states()) == len(workers), START_S), made.tails()
+        assert comes_true(made.all_known, START_S), made.tails()
         answer = made.reload()
         assert answer.status_code == 200, f"{answer.text}\n{made.tails()}"
         assert made.all_ready(), made.tails()
