@@ -122,18 +122,21 @@ class Dispatch:
         replica, call = ticket.lease.replica.name, relay.call
         failed[replica] = error
         goes_on = relay.break_off(replica, error) if out.committed else True
-        pause = self._pause_after(attempt, error, call, failed, ticket.left_s) if goes_on else None
+        pause = self._pause_after(attempt, error, relay, failed, ticket.left_s) if goes_on else None
         self._tell(ticket.lease, call, error, retried=pause is not None)
         if pause is None and not relay.missing:
             raise _advised(relay.interrupted or error, failed, ticket)
         return pause
 
     def _pause_after(
-        self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
+        self, attempt: int, error: EngineError, relay: Relay, failed: Container[str], left_s: float
     ) -> float | None:
-        """Seconds until the next attempt; `None` where there must not or cannot be one."""
+        """Seconds until the next attempt; `None` where there must not or cannot be one. There are never more streams to
+        go on with than a replica had slots when it died: only what begins anew has a budget."""
         pause = self._retry.pause_after(attempt, error, left_s)
-        if pause is None or not self._fleet.has_other(call.model, than=failed) or not self._budget.withdraw():
+        if pause is None or not self._fleet.has_other(relay.call.model, than=failed):
+            return None
+        if relay.interrupted is None and not self._budget.withdraw():
             return None
         return pause
 
@@ -153,7 +156,7 @@ class Dispatch:
         """All was made, and only the last events did not come: no engine is needed for them."""
         ticket.finish()
         shown = relay.read(relay.missing)
-        record.usage, record.events = relay.usage, relay.events
+        record.usage, record.events = relay.usage, relay.reader.events
         await out.write(shown)
         await out.end()
 
@@ -199,11 +202,11 @@ class Dispatch:
         self, ticket: Ticket, first: bytes, blocks: AsyncIterator[bytes], relay: Relay, out: Sink, record: Record
     ) -> None:
         ticket.lease.answers()
-        relay.begin()
+        reader = relay.begin()
 
         def read(block: bytes) -> bytes:
             shown = relay.read(block)
-            if relay.ended:
+            if reader.ended:
                 ticket.finish()
             return shown
 
@@ -215,7 +218,7 @@ class Dispatch:
                 await out.write(shown)
             turn = self._turn = (self._turn + STRIDE) % SAMPLED
             async for block in blocks:
-                if relay.events % SAMPLED != turn:
+                if reader.events % SAMPLED != turn:
                     if shown := read(block):
                         await out.write(shown)
                 else:
@@ -223,12 +226,12 @@ class Dispatch:
                     if shown := read(block):
                         await out.write(shown)
                         self._on_delay(self._clock() - began)
-            relay.close()
+            reader.close()
         except GatewayError:
-            if not relay.ended:  # what goes wrong after the proper end takes nothing from anybody
+            if not reader.ended:  # what goes wrong after the proper end takes nothing from anybody
                 raise
         finally:
-            record.usage, record.events = relay.usage, relay.events
+            record.usage, record.events = relay.usage, relay.reader.events
             record.guessed = relay.guessed
 
     def _second(self, ticket: Ticket, failed: Collection[str]) -> Lease | None:

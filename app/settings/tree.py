@@ -218,8 +218,8 @@ class Routing:
     takeover: bool = setting(
         "TAKEOVER",
         True,
-        "A stream of plain text whose replica dies goes on at another one, from the text so far, within `MAX_ATTEMPTS` "
-        "and `RETRY_BUDGET`. For engines that count along (`EXACT_USAGE`).",
+        "A stream of plain text whose replica dies goes on at another one, from the text so far, within "
+        "`MAX_ATTEMPTS`. For engines that count along (`EXACT_USAGE`).",
     )
     circuit_failures: int = setting(
         "CIRCUIT_FAILURES", 5, "Failures in a row after which a replica gets no requests for a while.", ge=1, le=1_000

@@ -1,9 +1,12 @@
 """What a client has been told of its stream, kept so that another replica can go on with it.
 
-The events are kept as they came. They are read when their replica has died, or when there are so many that their text
-alone takes much less room.
+The events are kept as they came, and read when their replica has died. The older ones differ in nothing but their text:
+they are kept as one event that says it all, which needs no reading either.
 """
 
+import re
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from app.generation import Call, Route, Usage
@@ -12,11 +15,14 @@ from app.wire.continuation import rest_of, tokens_allowed
 from app.wire.seam import Chunk, Seam, read_chunk
 from app.wire.sse import DONE, event
 
-KEPT_BYTES = 32 * 1024
-"""Of events that are not read yet: a hundred, as a rule."""
+KEPT_BYTES = 16 * 1024
+"""Of events as they came: about fifty."""
 
-LONGEST_TEXT = 2**20
-"""A longer one is not kept, and nobody goes on with it."""
+MOST_BYTES = 2**20
+"""Of older ones. Of what takes more nothing is kept, and nobody goes on with it."""
+
+_SAID = re.compile(rb'"(?:content|text)": ?"((?:[^"\\]|\\.)+)"')
+"""A text that is not empty. Inside a JSON string its quotes would be escaped."""
 
 _THOUGHTS = ("<think", "</think")
 """Where a model's thoughts are part of its text, templates make something else of them in a message."""
@@ -28,7 +34,11 @@ class Transcript:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._blocks: list[bytes] = []
+        self._shown: list[bytes] = []
+        """The same, without the counts that differ from event to event."""
         self._room = KEPT_BYTES
+        self._older: list[bytes] = []
+        self._older_bytes = 0
         self._first: Chunk | None = None
         self._text = ""
         self._pieces = 0
@@ -41,12 +51,13 @@ class Transcript:
         self._told_usage = False
         """At its end."""
 
-    def add(self, block: bytes) -> None:
-        """The client gets this next. Called for each event, hence so short."""
+    def add(self, block: bytes, shown: bytes) -> None:
+        """The client gets `shown` of it next. Called for each event, hence so short."""
         self._blocks.append(block)
+        self._shown.append(shown)
         self._room -= len(block)
         if self._room < 0:
-            self._read()
+            self._shorten()
 
     def remainder(self) -> Seam | bytes | None:
         """Where another replica can go on; or the events that are missing, if only these are; or neither."""
@@ -64,29 +75,54 @@ class Transcript:
         spaces = text[len(text.rstrip()) :] if is_chat else ""
         return Seam(rest_of(self._call, text, tokens), self._first, self._usage, spaces)
 
+    def _shorten(self) -> None:
+        """All but the last block become older ones; it tells what was used until then."""
+        latest = self._shown[-1].rstrip().rpartition(b"\n\n")[2]
+        said = _SAID.search(latest)
+        if said is None and self._room > -KEPT_BYTES:
+            return  # the next one may have a text
+        if said is not None and self._plain:
+            texts = b"".join(self._shown[:-1]).split(b"\n\n")
+            self._older += self._merged(texts, latest[: said.start(1)], latest[said.end(1) :])
+            self._older_bytes = sum(map(len, self._older))
+        if said is None or self._older_bytes > MOST_BYTES:
+            self._forget()
+        del self._blocks[:-1], self._shown[:-1]
+        self._room = KEPT_BYTES
+
+    def _merged(self, events: list[bytes], before: bytes, behind: bytes) -> Iterator[bytes]:
+        """Those that have the same `before` their texts and `behind` them, as one."""
+        for alike, run in groupby(events, lambda one: one.startswith(before) and one.endswith(behind)):
+            if alike:
+                texts = [one[len(before) : -len(behind)] for one in run]
+                self._pieces += len(texts) - texts.count(b"") - 1  # they are read as one
+                yield b"%b%b%b" % (before, b"".join(texts), behind)
+            else:
+                yield from run
+
+    def _forget(self) -> None:
+        self._plain = False
+        self._older, self._text = [], ""
+
     def _read(self) -> None:
         """From events to what matters of them."""
-        blocks, self._blocks, self._room = self._blocks, [], KEPT_BYTES
-        if not self._plain:
-            return
+        events = b"\n".join((*self._older, *self._blocks))
+        self._blocks, self._shown, self._room = [], [], KEPT_BYTES
+        self._older, self._older_bytes = [], 0
         said: list[str] = []
         try:
-            for line in b"".join(blocks).split(b"\n"):
+            for line in events.split(b"\n"):
                 if line.startswith((b"data: {", b"data:{")):
                     self._hear(read_chunk(line[5:]), said)
         except UNREADABLE:
             self._plain = False
         self._text += "".join(said)
         self._pieces += len(said)
-        if len(self._text) > LONGEST_TEXT:
-            self._plain = False
-        if not self._plain:
-            self._text = ""
 
     def _hear(self, chunk: Chunk, said: list[str]) -> None:
         self._first = self._first or chunk
-        self._told_usage = self._told_usage or not chunk.choices
         told = read_usage(chunk.usage, None)
+        self._told_usage = self._told_usage or not (chunk.choices or told is None)
         silent = False
         for piece in chunk.choices:
             text = piece.said

@@ -55,7 +55,7 @@ def living(**how: Any) -> Twin:
 
 async def pair(build: Build, settings: dict[str, Any] | None = None, **engines: Scripted) -> House:
     """They are asked in turn: the first of them, and of others that are left the second."""
-    return await build(settings={"ROUTING_POLICY": "round_robin", "RETRY_BUDGET": 1.0, **(settings or {})}, **engines)
+    return await build(settings={"ROUTING_POLICY": "round_robin", **(settings or {})}, **engines)
 
 
 def text_of(done: Exchange) -> str:
@@ -189,6 +189,16 @@ async def test_a_completion_that_names_no_limit_has_the_usual_one(build: Build) 
     assert json.loads(house.engines["b"].calls[0].body)["max_tokens"] == 16 - 4
 
 
+async def test_all_streams_of_a_dead_replica_go_on_whatever_the_retry_budget(build: Build) -> None:
+    house = await pair(build, {"RETRY_BUDGET": 0.0}, a=dying(stall_at=4, break_at=4), b=living())
+    streams = [asyncio.create_task(house.post(asking(CHAT))) for _ in range(60)]
+    await until(lambda: house.engines["a"].running == 30 and len(house.recorder.records) == 30)
+    house.engines["a"].go_on.set()
+    for done in await asyncio.gather(*streams):
+        assert_is_one_answer(done)
+    assert sum(record.taken_over for record in house.recorder.records) == 30
+
+
 async def test_a_keyed_stream_is_kept_as_its_client_read_it(build: Build) -> None:
     house = await pair(build, a=dying(break_at=4), b=living())
     headers = [*JSON, (b"idempotency-key", b"once")]
@@ -264,9 +274,7 @@ async def test_without_another_replica_that_is_ready_it_is_an_error_event(build:
     assert not house.engines["b"].calls
 
 
-@pytest.mark.parametrize(
-    "settings", [{"RETRY_BUDGET": 0.0}, {"MAX_ATTEMPTS": 1}, {"TAKEOVER": False}, {"EXACT_USAGE": False}], ids=str
-)
+@pytest.mark.parametrize("settings", [{"MAX_ATTEMPTS": 1}, {"TAKEOVER": False}, {"EXACT_USAGE": False}], ids=str)
 async def test_what_is_not_allowed_is_not_done(build: Build, settings: dict[str, Any]) -> None:
     house = await pair(build, settings, a=dying(break_at=3), b=living())
     await assert_interrupted(house)

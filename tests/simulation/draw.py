@@ -176,7 +176,7 @@ class _Draw:
         rng = self._from("deaths")
         names, troubles = [engine.name for engine in engines], [Trouble.DEAD, Trouble.BREAKING, Trouble.STALLING]
         faults = [self._fault(rng, span_s, names, troubles) for _ in range(rng.choice([2, 5, 10]))]
-        allows = {"MAX_ATTEMPTS": self._pick("attempts at the dying", [2, 3, 5]), "RETRY_BUDGET": 1.0}
+        allows = {"MAX_ATTEMPTS": self._pick("attempts at the dying", [2, 3, 5])}
         return replace(
             world,
             settings=world.settings | allows | {"TAKEOVER": True, "EXACT_USAGE": True},

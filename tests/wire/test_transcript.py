@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -9,16 +10,17 @@ from hypothesis import strategies as st
 
 from app.errors import EngineNonsense, EngineRefused
 from app.generation import Call, Route, Usage
+from app.wire.answers import stream_reader
 from app.wire.seam import Seam
 from app.wire.sse import DONE, data_of, split
-from app.wire.transcript import KEPT_BYTES, LONGEST_TEXT, Transcript
+from app.wire.transcript import KEPT_BYTES, MOST_BYTES, Transcript
 
 HEAD = {"id": "one", "object": "chat.completion.chunk", "created": 1, "model": "demo"}
 OTHER = {"id": "two", "object": "chat.completion.chunk", "created": 2, "model": "demo", "new": [1.5]}
 
 
 def one(payload: Any) -> bytes:
-    return b"data: " + json.dumps(payload).encode() + b"\n\n"
+    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
 
 
 def usage(completion: int, prompt: int = 7, cached: int = 4) -> dict[str, Any]:
@@ -42,13 +44,14 @@ def call(route: Route = Route.CHAT, max_tokens: int | None = 100) -> Call:
     body = {"messages": [{"role": "user", "content": "Why?"}]} if route is Route.CHAT else {"prompt": "Why?"}
     asked = body | ({} if max_tokens is None else {"max_tokens": max_tokens})
     data = json.dumps(asked).encode()
-    return Call("r", route, "demo", data, 0, stream=True, max_tokens=max_tokens, continuable=True)
+    return Call("r", route, "demo", data, 0, stream=True, counts_along=True, max_tokens=max_tokens, continuable=True)
 
 
 def kept(*blocks: bytes, **how: Any) -> Transcript:
-    transcript = Transcript(call(**how))
+    asked = call(**how)
+    transcript, reader = Transcript(asked), stream_reader(asked)
     for block in blocks:
-        transcript.add(block)
+        transcript.add(block, reader.read(block))
     return transcript
 
 
@@ -75,35 +78,60 @@ def events(block: bytes) -> list[Any]:
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.text(min_size=1), min_size=1, max_size=30), st.integers(1, 5), st.data())
-def test_the_text_is_what_was_said_however_it_came(texts: list[str], per_block: int, data: st.DataObject) -> None:
-    stream = [ROLE, *words(*texts)]
-    blocks = [b"".join(stream[start : start + per_block]) for start in range(0, len(stream), per_block)]
+def in_blocks(stream: list[bytes], per_block: int) -> list[bytes]:
+    return [b"".join(stream[start : start + per_block]) for start in range(0, len(stream), per_block)]
+
+
+ODDITIES = [b": ping\n\n", said({"content": ""}, None), said({"content": None}, None), said({}, None)]
+
+
+@given(
+    st.lists(st.text(min_size=1), min_size=1, max_size=30),
+    st.integers(1, 5),
+    st.integers(1_500, 4_000),
+    st.lists(st.tuples(st.integers(0, 30), st.sampled_from(ODDITIES)), max_size=5),
+)
+def test_the_text_is_what_was_said_however_it_came_and_is_kept(
+    texts: list[str], per_block: int, room: int, odd: list[tuple[int, bytes]]
+) -> None:
     if not "".join(texts).strip() or "<think" in "".join(texts):
         return
-    seam = seam_of(*blocks)
+    stream = [ROLE, *words(*texts)]
+    for place, event in odd:
+        stream.insert(1 + place % len(texts), event)
+    with mock.patch("app.wire.transcript.KEPT_BYTES", room):
+        seam = seam_of(*in_blocks(stream, per_block))
     assert continued(seam) == "".join(texts)
     assert asked(seam)["max_tokens"] == 100 - len(texts)
 
 
-def test_a_long_stream_is_kept_as_text() -> None:
-    transcript = Transcript(call(max_tokens=None))
-    texts = [f" word{number}" for number in range(3_000)]
-    for block in [ROLE, *words(*texts)]:
-        transcript.add(block)
-        assert sum(map(len, transcript._blocks)) <= KEPT_BYTES
-    assert transcript._text
+@pytest.mark.parametrize("per_block", [1, 3])
+def test_of_a_long_stream_little_more_than_its_text_is_kept(per_block: int) -> None:
+    texts = [f' "word" {number}\n' for number in range(3_000)]
+    transcript = kept(*in_blocks([ROLE, *words(*texts)], per_block), max_tokens=None)
+    assert sum(map(len, transcript._blocks)) <= KEPT_BYTES
+    assert sum(map(len, transcript._older)) < 2 * len(json.dumps("".join(texts)))
     seam = transcript.remainder()
     assert isinstance(seam, Seam)
     assert continued(seam) == "".join(texts)
+    assert seam.guess(0) == Usage(7, 3_000, 4)
+
+
+@pytest.mark.parametrize("text", ["", "a"])
+def test_of_what_takes_too_much_room_nothing_is_kept(text: str) -> None:
+    count = MOST_BYTES // 2**12 + 8
+    long = [said({"content": text, "reasoning_content": f"{number}".zfill(2**12)}, 1) for number in range(count)]
+    transcript = kept(ROLE, *long, max_tokens=None)
+    assert not transcript._older
+    assert sum(map(len, transcript._blocks)) <= 2 * KEPT_BYTES
+    assert transcript.remainder() is None
 
 
 def test_of_a_text_that_is_too_long_nothing_is_kept() -> None:
-    transcript = kept(ROLE, *words(*["x" * 2**16] * 17), max_tokens=None)
-    assert LONGEST_TEXT < 17 * 2**16
+    transcript = kept(ROLE, *words(*["x" * 2**16] * 18), max_tokens=None)
+    assert MOST_BYTES < 17 * 2**16
+    assert not transcript._older
     assert transcript.remainder() is None
-    transcript.add(words("y" * KEPT_BYTES)[0])
-    assert (transcript._text, transcript._blocks) == ("", [])
 
 
 def test_tokens_of_which_nothing_was_seen_are_made_again() -> None:

@@ -56,10 +56,15 @@ def a_request_is_at_one_replica_at_a_time(history: History) -> Iterator[str]:
 
 @invariant
 def second_tries_stay_within_their_budgets(history: History) -> Iterator[str]:
+    """Those that begin anew. To go on with what has begun, an attempt is all that it takes."""
     works = history.works_by_request()
     settings = history.world.settings
+    answered = {seen.visit.id: seen.answered for seen in history.all_seen}
     firsts = sum(bool(tries) for tries in works.values())
-    more = sum(len(tries) - 1 for tries in works.values() if tries)
+    more = -firsts
+    for request, tries in works.items():
+        begun = math.inf if (first := answered.get(request)) is None else first
+        more += sum(work.began <= begun and not goes_on_with(work.call) for _, work in tries)
     seconds = history.ended - BEGAN_S + BUDGET_WINDOW_S
     retries = settings["RETRY_BUDGET"] * firsts + seconds if settings["RETRY_BUDGET"] else 0
     most = retries + settings["HEDGE_SHARE"] * firsts + (1 if hedges(history) else 0)
