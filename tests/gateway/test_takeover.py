@@ -292,6 +292,7 @@ HINDERING: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"presence_penalty": 1}),
     (CHAT, {"frequency_penalty": -0.5}),
     (CHAT, {"min_tokens": 5}),
+    (CHAT, {"ignore_eos": True}),
     (CHAT, {"seed": 1}),
     (CHAT, {"reasoning_effort": "low"}),
     (CHAT, {"continue_final_message": True, "add_generation_prompt": False}),
