@@ -42,12 +42,11 @@ class Pair:
     def taken_over(self) -> int:
         return int(self.gateway.sum_of("gllm_streams_taken_over_total"))
 
-    def last_words(self, number: int) -> list[dict[str, Any]]:
-        """The newest log lines of requests."""
+    def told_of(self, readings: list[Reading]) -> list[dict[str, Any]]:
+        """The log lines of these requests, as far as they are written."""
         lines = [json.loads(line) for line in self.gateway.log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line.get("event") == "request" and line["endpoint"].startswith("/v1/")][
-            -number:
-        ]
+        ids = {each.id for each in readings}
+        return [line for line in lines if line["event"] == "request" and line["request_id"] in ids]
 
     def killed(self, readings: list[Reading]) -> list[Reading]:
         """The streams of one engine that is killed in their middle."""
@@ -92,9 +91,10 @@ def test_every_stream_of_a_killed_engine_ends_as_if_nothing_had_happened(pair: P
         assert each.told == right[each.question]
     assert pair.taken_over() == taken_over + len(lost)
     assert pair.gateway.in_flight() == 0
-    lines = pair.last_words(len(QUESTIONS))
+    assert comes_true(lambda: len(pair.told_of(readings)) == len(readings), 5)
+    lines = pair.told_of(readings)
     assert {line["outcome"] for line in lines} == {"ok"}
-    assert sorted(line.get("taken_over", 0) for line in lines) == [0] * (len(lines) - len(lost)) + [1] * len(lost)
+    assert {line["request_id"] for line in lines if line.get("taken_over") == 1} == {each.id for each in lost}
     assert sorted(line["completion_tokens"] for line in lines) == sorted(
         counts["completion_tokens"] for _, _, counts in right.values()
     ), "and charged once"

@@ -36,6 +36,7 @@ class Reading(threading.Thread):
     def __init__(self, gateway: GatewayProcess, question: str, key: str | None = None) -> None:
         super().__init__()
         self.question = question
+        self.id = ""
         self.replica = ""
         self.lines: list[str] = []
         self._gateway = gateway
@@ -44,7 +45,7 @@ class Reading(threading.Thread):
     def run(self) -> None:
         url, asked = f"{self._gateway.url}/v1/chat/completions", asking(self.question, **WITH_USAGE)
         with httpx.stream("POST", url, json=asked, headers=self._headers, trust_env=False, timeout=60) as answer:
-            self.replica = answer.headers["x-gllm-replica"]
+            self.id, self.replica = answer.headers["x-request-id"], answer.headers["x-gllm-replica"]
             for line in answer.iter_lines():
                 self.lines.append(line)
 
