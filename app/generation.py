@@ -49,6 +49,7 @@ class Call(msgspec.Struct, frozen=True):
     """Another replica could go on with its stream, from the text so far."""
     prompt_bytes: int = 0
     max_tokens: int | None = None
+    temperature: float | None = None
     choices: int = 1
     """Answers asked for, of all prompts together."""
     prompts: int = 1

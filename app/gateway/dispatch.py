@@ -78,6 +78,7 @@ class Dispatch:
                 return
             ticket.release()
             await self._sleep(pause)
+            record.sought = self._clock()
             await self._move(ticket, relay, failed)
 
     async def _counted(
@@ -101,11 +102,14 @@ class Dispatch:
 
     def _begin(self, lease: Lease, call: Call, record: Record, *, beside: bool = False) -> Call:
         """An attempt is written down. Where traces are kept, the engine's part in it hangs below this attempt."""
-        attempt = Attempt(lease.replica.name, self._clock(), beside=beside)
+        now = self._clock()
+        attempt = Attempt(lease.replica.name, now, beside=beside)
         record.tries += (attempt,)
         if record.trace is None or not record.trace.sampled:
             return call
         attempt.trace = record.trace.child()
+        attempt.address, attempt.reason, attempt.among = lease.replica.address, lease.reason, lease.among
+        attempt.sought = now if beside else record.sought or record.allowed
         return msgspec.structs.replace(call, traceparent=attempt.trace.traceparent)
 
     def _failed(

@@ -63,12 +63,14 @@ class Intake:
         request = parse(route, body)
         choices = prompts = 1
         max_tokens: int | None = None
+        temperature: float | None = None
         stream = shows_usage = counts_along = False
         added: dict[str, Any] = {}
         if isinstance(request, Sampled):
             prompts = _prompts(request)
             choices = self._choices(request) * prompts
             added = self._defaults(request)
+            temperature = added.get("temperature", request.temperature)
         if isinstance(request, _ANSWERED_IN_TOKENS):
             stream = bool(request.stream)
             max_tokens = added.get("max_tokens", request.output_limit())
@@ -95,6 +97,7 @@ class Intake:
             continuable=self.takes_over and counts_along and continuable(request),
             prompt_bytes=len(body),
             max_tokens=max_tokens,
+            temperature=temperature,
             choices=choices,
             prompts=prompts,
             traceparent=None if place is None else place.traceparent,

@@ -360,7 +360,8 @@ class Telemetry:
         dict,
         "OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS, "
         "OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG and OTEL_BSP_*. "
-        "Traces are sent over HTTP (`http/protobuf`).",
+        "Traces are sent over HTTP (`http/protobuf`). Engines that are started here get all of them, and a name of "
+        "their own.",
         repr=False,
     )
 
