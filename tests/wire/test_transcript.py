@@ -96,7 +96,9 @@ def test_the_text_is_what_was_said_however_it_came_and_is_kept(
 ) -> None:
     if not "".join(texts).strip() or "<think" in "".join(texts):
         return
-    stream = [ROLE, *words(*texts)]
+    shapes: tuple[dict[str, Any], ...] = ({}, {"refusal": None})
+    stream = [said({"content": text} | shapes[number % 7 == 0], number) for number, text in enumerate(texts, 1)]
+    stream.insert(0, ROLE)
     for place, event in odd:
         stream.insert(1 + place % len(texts), event)
     with mock.patch("app.wire.transcript.KEPT_BYTES", room):
@@ -115,6 +117,12 @@ def test_of_a_long_stream_little_more_than_its_text_is_kept(per_block: int) -> N
     assert isinstance(seam, Seam)
     assert continued(seam) == "".join(texts)
     assert seam.guess(0) == Usage(7, 3_000, 4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_of_a_long_stream_it_is_known_too_that_its_counts_cannot_be_true(share: float) -> None:
+    blocks = [said({"content": " word"}, round(share * number)) for number in range(1, 2_000)]
+    assert kept(ROLE, *blocks, max_tokens=None).remainder() is None
 
 
 @pytest.mark.parametrize("text", ["", "a"])
@@ -210,6 +218,12 @@ def test_an_answer_that_is_whole_gets_its_end() -> None:
     end = kept(ROLE, *words("a"), said({}, 2, "stop")).remainder()
     assert isinstance(end, bytes)
     assert end.endswith(DONE)
+    assert events(end.removesuffix(DONE)) == [HEAD | {"choices": [], "usage": usage(2)}]
+
+
+def test_an_event_without_choices_need_not_tell_the_usage() -> None:
+    end = kept(one({**HEAD, "choices": []}), ROLE, *words("a"), said({}, 2, "stop")).remainder()
+    assert isinstance(end, bytes)
     assert events(end.removesuffix(DONE)) == [HEAD | {"choices": [], "usage": usage(2)}]
 
 
