@@ -40,15 +40,13 @@ class _Usage(msgspec.Struct):
         before = earlier or Usage()
         details = self.prompt_tokens_details or self.input_tokens_details
         cached = details.cached_tokens if details else self.cache_read_input_tokens
+        prompt = self.input_tokens if self.prompt_tokens is None else self.prompt_tokens
+        completion = self.output_tokens if self.completion_tokens is None else self.completion_tokens
         return Usage(
-            prompt_tokens=_first(self.prompt_tokens, self.input_tokens, before.prompt_tokens),
-            completion_tokens=_first(self.completion_tokens, self.output_tokens, before.completion_tokens),
-            cached_tokens=_first(cached, before.cached_tokens),
+            prompt_tokens=before.prompt_tokens if prompt is None else prompt,
+            completion_tokens=before.completion_tokens if completion is None else completion,
+            cached_tokens=before.cached_tokens if cached is None else cached,
         )
-
-
-def _first(*counts: int | None) -> int:
-    return next((count for count in counts if count is not None), 0)
 
 
 class _Whole(msgspec.Struct):
