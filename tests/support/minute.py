@@ -245,7 +245,7 @@ class Mischief:
     def engine_is_killed(self) -> None:
         """In the middle of streams, of which some can be taken over. Its worker starts it again."""
         assert self._stack.all_ready(), self._stack.tails()
-        prompts = (STORY, "A container is")
+        prompts = (STORY, STORY, STORY, "A container is")
         asked = threading.Thread(target=lambda: asyncio.run(self._ask_many(16, 800, 0.1, prompts)))
         asked.start()
         time.sleep(1)
