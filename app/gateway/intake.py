@@ -13,6 +13,7 @@ from app.generation import Call, Route
 from app.reliability.fingerprint import fingerprint
 from app.tenant import ANONYMOUS, Priority, Tenant
 from app.trace import Trace
+from app.wire.continuation import continuable
 from app.wire.edits import put_fields
 from app.wire.fields import StreamOptions
 from app.wire.headers import idempotency_key, last_event_id, session_id, trace_context
@@ -45,6 +46,8 @@ class Intake:
     counts_along: bool = False
     """The engines understand `continuous_usage_stats`."""
     prefix_of: PrefixOf | None = None
+    takes_over: bool = False
+    """Streams go on at another replica when theirs dies."""
 
     def call(
         self,
@@ -91,6 +94,7 @@ class Intake:
             stream=stream,
             shows_usage=shows_usage,
             counts_along=counts_along,
+            continuable=self.takes_over and counts_along and continuable(request),
             prompt_bytes=len(body),
             max_tokens=max_tokens,
             temperature=temperature,

@@ -268,6 +268,7 @@ def _tell(run: Run, call: Call, record: Record, *, first: bool) -> None:
     record.answered_by = run.recording.request if record.replayed else ""
     if first and run.executes:
         record.replica, record.attempts = run.record.replica, run.record.attempts
+        record.taken_over = run.record.taken_over
         record.routed_by = run.record.routed_by
         record.queued_s, record.events = run.record.queued_s, run.record.events
         record.allowed, record.admitted = run.record.allowed, run.record.admitted

@@ -215,6 +215,12 @@ class Routing:
     retry_share: float = setting(
         "RETRY_BUDGET", 0.2, "Attempts on a second replica, as a share of recent requests.", ge=0, le=1
     )
+    takeover: bool = setting(
+        "TAKEOVER",
+        True,
+        "A stream of plain text whose replica dies goes on at another one, from the text so far, within "
+        "`MAX_ATTEMPTS`. For engines that count along (`EXACT_USAGE`) and know `continue_final_message`.",
+    )
     circuit_failures: int = setting(
         "CIRCUIT_FAILURES", 5, "Failures in a row after which a replica gets no requests for a while.", ge=1, le=1_000
     )

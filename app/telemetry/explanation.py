@@ -198,6 +198,8 @@ class Explanation(Summary, frozen=True, kw_only=True):
     line: list[Stay]
     tried: list[Tried]
     not_retried: NotRetried | None
+    taken_over: int
+    """How often another replica went on with its stream."""
     events: int
     usage: Counted | None
     error: str
@@ -257,6 +259,7 @@ class Explanations:
             line=[_stay(stood, since, stood.until or (stood.since if record.ended else now)) for stood in story.stood],
             tried=[_tried(number, made, since, now) for number in range(len(made.tries))],
             not_retried=story.not_retried,
+            taken_over=made.taken_over,
             events=made.events,
             usage=_counted(made),
             error=record.error,

@@ -94,6 +94,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
     replica: str = ""
     routed_by: str = ""
     attempts: int = 0
+    taken_over: int = 0
     idempotency: str = ""
     replayed: bool = False
     answered_by: str = ""
@@ -147,7 +148,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
         if (phases := phases_of(record)) is not None:
             self.limits_ms, self.route_ms = _ms(phases.limits), _ms(phases.route)
             self.engine_ms, self.overhead_ms = _ms(engine_s(record)), _ms(phases.total)
-            self.events = record.events
+            self.events, self.taken_over = record.events, record.taken_over
         if (usage := record.usage) is not None:
             self.prompt_tokens, self.completion_tokens = usage.prompt_tokens, usage.completion_tokens
             self.cached_tokens = usage.cached_tokens

@@ -102,6 +102,8 @@ class Record(msgspec.Struct, gc=False):
     routed_by: Reason | None = None
     """`None` while there was no choice to be made: it is waiting, was refused, or is answered by an earlier one."""
     attempts: int = 0
+    taken_over: int = 0
+    """How often another replica went on with its stream."""
     tries: tuple[Attempt, ...] = ()
     """The attempts, one by one."""
     queued_s: float = 0.0

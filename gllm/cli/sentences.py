@@ -31,7 +31,7 @@ KEYED = {
     "store_down": "the store of keys did not answer",
 }
 NOT_RETRIED = {
-    "begun": "its client had part of the answer already",
+    "begun": "its client had part of the answer already, and nobody could go on with it",
     "useless": "it would have failed elsewhere too",
     "attempts": "there were as many attempts as there may be (MAX_ATTEMPTS)",
     "no_other": "no other replica could be asked",
@@ -204,6 +204,8 @@ def _ended(tried: Tried) -> str:
 
 def _end(call: Explanation) -> str:
     parts = [f"{call.outcome} ({call.status})"]
+    if call.taken_over:
+        parts.append("another replica went on with its stream")
     if call.events:
         parts.append(f"{_many(call.events, 'event')} from the engine")
     if call.usage is not None:

@@ -99,6 +99,14 @@ def test_of_two_that_raced_the_slower_one_is_told_and_did_not_fail() -> None:
     assert stream.parent.span_id == faster.context.span_id
 
 
+def test_who_goes_on_with_a_stream_has_no_first_chunk_of_its_own() -> None:
+    tries = (attempt("a", 101, 103, error="EngineBroken"), attempt("b", 103.5, 109))
+    told = record(tries=tries, stream=True, first_byte=102.0, taken_over=1, usage=Usage(7, 5))
+    _, _, _, _, later, stream = spans(told)
+    assert says(later, gllm__replica="b", gen_ai__response__time_to_first_chunk=None, gen_ai__usage__output_tokens=5)
+    assert when(stream) == (102, 110)
+
+
 def test_what_is_usual_and_what_is_not_known_is_not_told() -> None:
     _, route, tried = spans(record(tries=(attempt("a", 101, 102),)))
     assert when(route) == (101, 101)

@@ -160,7 +160,7 @@ class _Telling:
             said["gen_ai.usage.output_tokens"] = record.usage.completion_tokens
             if record.usage.cached_tokens:
                 said["gen_ai.usage.cache_read.input_tokens"] = record.usage.cached_tokens
-        if record.stream and record.first_byte:
+        if record.stream and record.first_byte >= attempt.began:  # not if it went on with a stream that had begun
             said["gen_ai.response.time_to_first_chunk"] = record.first_byte - attempt.began
 
     def _stream(self, parent: Trace) -> ReadableSpan:
