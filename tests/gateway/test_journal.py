@@ -16,6 +16,8 @@ from gllm.cli.sentences import told
 from tests.gateway.conftest import CHAT, Build, House, asking
 from tests.gateway.test_admission import ONE_AT_A_TIME, Crowd, Hosts, stalling
 from tests.gateway.test_idempotency import asks, begin, idle, keyed, pass_time
+from tests.gateway.test_takeover import asking as taken_over
+from tests.gateway.test_takeover import dying, living, pair
 from tests.support.asgi import JSON, Exchange
 from tests.support.clock import FakeClock
 from tests.support.tenancy import ADMIN, signed, write_tenants
@@ -90,12 +92,19 @@ async def test_a_call_that_is_tried_elsewhere_shows_both_attempts(build: Build) 
     assert "attempt 2 on well: no other replica could take it (only)" in text
 
 
+async def test_a_stream_that_went_on_elsewhere_says_so(build: Build) -> None:
+    house = await pair(build, a=dying(break_at=4), b=living())
+    call, text = await of(house, await house.post(taken_over(CHAT)))
+    assert (call.outcome, call.taken_over, [each.replica for each in call.tried]) == ("ok", 1, ["a", "b"])
+    assert "another replica went on with its stream" in text
+
+
 @pytest.mark.parametrize(
     ("engines", "settings", "why"),
     [
         ({"only": Scripted(refuse_with=EngineFailed())}, {}, NotRetried.NO_OTHER),
         ({"only": Scripted(refuse_with=EngineRefused(param="tools"))}, {}, NotRetried.USELESS),
-        ({"only": Scripted(break_at=2)}, {}, NotRetried.BEGUN),
+        ({"only": Scripted(break_at=2)}, {"TAKEOVER": False}, NotRetried.BEGUN),
         ({name: Scripted(refuse_with=EngineFailed()) for name in "abcdef"}, {}, NotRetried.ATTEMPTS),
         (
             {name: Scripted(refuse_with=EngineFailed()) for name in "ab"},
