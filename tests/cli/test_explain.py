@@ -70,6 +70,7 @@ WHOLE: dict[str, Any] = {
     "line": [],
     "tried": [],
     "not_retried": None,
+    "taken_over": 0,
     "events": 0,
     "usage": None,
     "error": "",

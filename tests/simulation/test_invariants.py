@@ -122,6 +122,12 @@ def _seen(history: History, which: int) -> Seen:
     return history.seen[which]
 
 
+def _drained_before(history: History, *, lasting_s: float) -> None:
+    """Its gateway's patience had ended when a stream began, and it lasted all the same."""
+    history.world = replace(history.world, drains_at=BEGAN_S - 6)
+    _seen(history, STREAM).returned = BEGAN_S + lasting_s
+
+
 def _works(history: History, which: int) -> list[tuple[str, Work]]:
     return history.works_by_request()[history.seen[which].visit.id]
 
@@ -393,7 +399,7 @@ BREAKS: dict[str, list[Break]] = {
     ],
     "no_request_lasts_longer_than_it_may": [
         lambda history: setattr(_seen(history, STREAM), "returned", BEGAN_S + 15.1),
-        lambda history: setattr(history, "world", replace(history.world, drains_at=BEGAN_S - 6)),
+        lambda history: _drained_before(history, lasting_s=1.0),
     ],
     "a_stalled_reader_is_cut_off": [lambda history: setattr(_seen(history, STREAM), "longest_block_s", 2.1)],
     "all_is_given_back": [
