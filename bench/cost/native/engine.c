@@ -205,7 +205,8 @@ static int complete(conn *c, const char *body, size_t size) {
 
 static int serve(conn *c, const char *head, const char *body, size_t size) {
     char text[512];
-    const char *path = strchr(head, ' ') + 1;
+    const char *path = strchr(head, ' ');
+    if (!path++) return 0; /* not our language: some routers try gRPC first */
     if (!strncmp(path, "/v1/chat/completions", 20)) return complete(c, body, size);
     if (!strncmp(path, "/v1/models", 10))
         return answer(c, 200, "application/json", "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\","
