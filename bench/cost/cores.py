@@ -19,8 +19,8 @@ class Cores:
 
 def shared_out(available: Sequence[int]) -> Cores:
     """Engine and load generator share a core where there are but two."""
-    first, second, third = (*available, *available[-1:] * 2)[:3]
-    return Cores(gateway=first, engine=second, load=third)
+    last = len(available) - 1
+    return Cores(*(available[min(place, last)] for place in range(3)))
 
 
 def of_this_machine() -> Cores:

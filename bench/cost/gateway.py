@@ -4,10 +4,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bench.cost.engine import Engine
+from bench.cost.engine import Engine, free_ports
 from bench.cost.standing import Start
 from bench.machine import ROOT
-from bench.ports import free_port
 from bench.tenants import Tenant, file_of
 
 ENDLESS = 1_000_000_000
@@ -37,17 +36,18 @@ class Setup:
     queue: int = ROOM
 
     def start(self, engine: Engine) -> Start:
-        port = free_port()
+        port, metrics_port = free_ports(2)
         tenants = self._tenants()
         return Start(
             command=[sys.executable, "-m", "gllm.cli", "serve", "--quiet"],
             port=port,
-            environment={"PYTHONPATH": str(ROOT), **self._settings(engine, port)},
+            environment={"PYTHONPATH": str(ROOT), **self._settings(engine, port, metrics_port)},
             files={"tenants.toml": file_of(tenants)} if tenants else {},
             keys=[tenant.key for tenant in tenants],
+            metrics_port=metrics_port if self.metrics else None,
         )
 
-    def _settings(self, engine: Engine, port: int) -> dict[str, str]:
+    def _settings(self, engine: Engine, port: int, metrics_port: int) -> dict[str, str]:
         settings = {
             "PORT": str(port),
             "ENGINE_URLS": ",".join(engine.urls(self.replicas)),
@@ -61,6 +61,8 @@ class Setup:
             "LOG_FORMAT": "json",
             "LOG_LEVEL": "info" if self.log_line else "warning",
         }
+        if self.metrics:
+            settings["METRICS_PORT"] = str(metrics_port)
         if self.key:
             settings["TENANTS_FILE"] = "tenants.toml"
         if self.tracing:

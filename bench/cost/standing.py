@@ -36,6 +36,7 @@ class Start:
     keys: Sequence[str] = ()
     """What callers have to show: in turn, if there are several."""
     settle_s: float = SETTLED_S
+    metrics_port: int | None = None
 
 
 @dataclass
@@ -47,12 +48,14 @@ class Standing:
     pid: int | None = None
     """None: nobody is between the load and the engine."""
     settle_s: float = SETTLED_S
+    metrics_port: int | None = None
 
     def requests(self, tokens: int, *, stream: bool = False, words: int = WORDS) -> Path:
         """A file of them, for the load generator."""
         path = self.folder / f"requests-{tokens}-{stream}-{words}"
         if not path.exists():
-            each = [chat(words, tokens, stream=stream, key=key) for key in self.keys or [None]]
+            keys: Sequence[str | None] = self.keys or (None,)
+            each = [chat(words, tokens, stream=stream, key=key) for key in keys]
             write_requests(path, each)
         return path
 
@@ -93,7 +96,7 @@ def started(name: str, start: Start, core: int, folder: Path, load_core: int) ->
             env={**kept, **start.environment},
             start_new_session=True,
         )
-    standing = Standing(name, start.port, folder, start.keys, process.pid, start.settle_s)
+    standing = Standing(name, start.port, folder, start.keys, process.pid, start.settle_s, start.metrics_port)
     try:
         _await_answer(standing, process, load_core)
         standing.rest()
@@ -117,10 +120,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGCONT, signal.SIGTERM):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(GONE_S)
-    except subprocess.TimeoutExpired:
-        pass
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

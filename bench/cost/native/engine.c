@@ -3,7 +3,8 @@
  *     engine PORT...
  *
  * Each port is a replica. A stream gets its first token at once, and one more each `interval_us` (`GET /set?interval_us=N`);
- * with 0 each stream that is open gets one token per turn of the loop, as in a batch, and as fast as it is read.
+ * with 0 each stream that is open gets one token per turn of the loop, as in a batch, and as fast as it is read. Streams
+ * of another pace are cut off when it is set.
  */
 
 #include "loop.h"
@@ -34,6 +35,7 @@ typedef struct {
 static int epoll;
 static list ready, paced;
 static int64_t interval_ns;
+static int pace_changed;
 static long requests, tokens, opened, closed;
 
 static void append(list *to, conn *c) {
@@ -185,7 +187,7 @@ static const char *member(const char *body, size_t size, const char *name) {
 }
 
 /* Options stand at either end of a body, and long prompts between: who looks only there need not read those. */
-#define EDGE 1024
+#define EDGE 4096
 
 static const char *option(const char *body, size_t size, const char *name) {
     if (size <= 2 * EDGE) return member(body, size, name);
@@ -195,9 +197,10 @@ static const char *option(const char *body, size_t size, const char *name) {
 
 static int complete(conn *c, const char *body, size_t size) {
     const char *most = option(body, size, "\"max_tokens\""), *stream = option(body, size, "\"stream\"");
+    if (!most) most = option(body, size, "\"max_completion_tokens\""); /* some routers write it so */
     requests++;
     c->made = 0;
-    c->wanted = most ? atoi(most) : 16;
+    c->wanted = most && atoi(most) > 0 ? atoi(most) : 16;
     c->prompt_tokens = size / 6 + 1;
     c->usage = option(body, size, "\"include_usage\"") != NULL;
     return stream && *stream == 't' ? step(c) : whole(c);
@@ -216,7 +219,10 @@ static int serve(conn *c, const char *head, const char *body, size_t size) {
                       "vllm:num_requests_running{model_name=\"bench\"} 1\n# TYPE vllm:num_requests_waiting gauge\n"
                       "vllm:num_requests_waiting{model_name=\"bench\"} 0\n# TYPE vllm:kv_cache_usage_perc gauge\n"
                       "vllm:kv_cache_usage_perc{model_name=\"bench\"} 0.1\n");
-    if (!strncmp(path, "/set?interval_us=", 17)) interval_ns = atoll(path + 17) * 1000;
+    if (!strncmp(path, "/set?interval_us=", 17)) {
+        interval_ns = atoll(path + 17) * 1000;
+        pace_changed = 1;
+    }
     if (!strncmp(path, "/counts", 7) || !strncmp(path, "/set?", 5)) {
         snprintf(text, sizeof text, "{\"requests\":%ld,\"tokens\":%ld,\"connections\":%ld,\"streams\":%ld}", requests,
                  tokens, opened - closed, ready.count + paced.count);
@@ -302,6 +308,9 @@ static int turn(conn *c, uint32_t events) {
 
 static void make_tokens(void) {
     int64_t now = now_ns();
+    if (pace_changed) /* or one that is due in an hour would keep those behind it waiting */
+        while (paced.first) drop(paced.first);
+    pace_changed = 0;
     while (paced.first && paced.first->due <= now) {
         conn *c = paced.first;
         if (!step(c)) drop(c);
