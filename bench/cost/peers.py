@@ -129,6 +129,8 @@ def _listening(port: int) -> list[str]:
     return ["--host", HOST, "--port", str(port)]
 
 
+PLAIN = Peer("plain", "FastAPI and httpx, in turn over 4 replicas", _plain)
+
 PEERS: Sequence[Peer] = (
     Peer("nginx", "a relay in C, in turn over 4 replicas", _nginx, program="nginx"),
     Peer(
@@ -143,7 +145,7 @@ PEERS: Sequence[Peer] = (
         _router("sglang-router", "sglang_router.launch_router", "-1"),
         ["sglang-router==0.3.2"],
     ),
-    Peer("plain", "a FastAPI route and httpx, in turn over 4 replicas", _plain),
+    PLAIN,
     Peer(
         "litellm",
         "one key, shuffles over 4 replicas",
