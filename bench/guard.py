@@ -3,8 +3,9 @@
     python -m bench guard [--pairs 12]
 
 A time means nothing on a machine that does other work, and little on another machine. A ratio does: both are Python on
-the same core, take turns in slices shorter than a second, and are slowed by the same things. Ends with 1 if the ratio is
-more than the one recorded here, and the slack. Who makes the hot path cheaper records the new ratio: it is printed.
+the same core, take turns in slices shorter than a second, and are slowed by the same things. Ends with 1 if the ratio
+is above the one recorded here by more than the slack. Who makes the hot path cheaper records the new one, which is
+printed.
 """
 
 import argparse

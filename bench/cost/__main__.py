@@ -3,7 +3,7 @@
     python -m bench cost                     # gllm alone
     python -m bench cost --peers             # beside nginx, vllm-router, sglang-router, FastAPI + httpx, LiteLLM
     python -m bench cost --install           # those of them that are Python packages, into bench/.cache/peers
-    python -m bench cost --write FILE        # tables and plot of docs/performance.md, from such a run
+    python -m bench cost --write FILE        # such a run into docs/performance.md, and its file beside it
 
 The gateway has a core for itself; load generator and engine are on another. CPU is that of its whole process tree, from
 /proc. Every run is kept in bench/results/; the machine should do nothing else meanwhile, and the report says how far it
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return install()
     if args.write:
         pages.write(load(args.write))
+        load(args.write).save(RESULTS / "performance.json")
         return 0
     lengths = QUICK if args.quick else FULL
     lengths = replace(lengths, repeats=args.repeats or lengths.repeats, window_s=args.seconds or lengths.window_s)

@@ -13,7 +13,7 @@ from bench.cost.lengths import idle_streams
 from bench.cost.measures import Bench, Figures
 from bench.cost.peers import Peer
 from bench.cost.results import Repeats, Results
-from bench.cost.standing import Standing, Start, started
+from bench.cost.standing import Ended, Standing, Start, started
 
 GLLM, DIRECT = "gllm", "direct"
 HALF, MUCH = 0.5, 0.8
@@ -36,13 +36,20 @@ class Run:
         starts = {GLLM: ALL.start(bench.engine), **{peer.name: peer.start(bench.engine) for peer in peers}}
         lag = Lag()
         with ExitStack() as stack:
-            standing = [*self._all_started(stack, starts), Standing(DIRECT, bench.engine.ports[0], self._folder)]
+            standing = self._all_started(stack, starts)
             for each in standing:
-                results.gateways[each.name] = [self._idle(each)] if each.pid is not None else [{}]
+                results.gateways[each.name] = [self._idle(each)]
+            results.gateways[DIRECT] = []
             for number in range(bench.lengths.repeats):
-                for each in standing:
-                    with each.awake():
-                        figures = self._gllm(each, lag) if each.name == GLLM else self._basics(each)
+                for each in (*standing, Standing(DIRECT, bench.engine.ports[0], self._folder)):
+                    try:
+                        with each.awake():
+                            figures = self._gllm(each, lag) if each.name == GLLM else self._basics(each)
+                    except Ended as error:
+                        if each.name == GLLM:
+                            raise
+                        self._say(str(error))  # a peer that does not live through it has fewer repeats
+                        continue
                     self._keep(results.gateways[each.name], number, figures)
                     self._say(f"{each.name}, repeat {number + 1}: {_short(figures)}")
         results.gateway["lag_p99_ms"], results.gateway["lag_beats"] = lag.p99_ms(), lag.beats

@@ -24,6 +24,10 @@ WORDS = 200
 """Of a prompt: about one KB."""
 
 
+class Ended(Exception):
+    """The text says who, and the last that it wrote."""
+
+
 @dataclass(frozen=True)
 class Start:
     """How something is started that listens on `port`."""
@@ -45,10 +49,14 @@ class Standing:
     port: int
     folder: Path
     keys: Sequence[str] = ()
-    pid: int | None = None
+    process: subprocess.Popen[bytes] | None = None
     """None: nobody is between the load and the engine."""
     settle_s: float = SETTLED_S
     metrics_port: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return None if self.process is None else self.process.pid
 
     def requests(self, tokens: int, *, stream: bool = False, words: int = WORDS) -> Path:
         """A file of them, for the load generator."""
@@ -63,10 +71,15 @@ class Standing:
     def awake(self) -> Iterator[None]:
         self._signal(signal.SIGCONT)
         time.sleep(self.settle_s)
+        if self.process is not None and self.process.poll() is not None:
+            raise Ended(f"{self.name} has ended with {self.process.returncode}:\n{self.said()}")
         try:
             yield
         finally:
             self.rest()
+
+    def said(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-2_000:]
 
     def rest(self) -> None:
         self._signal(signal.SIGSTOP)
@@ -75,7 +88,8 @@ class Standing:
 
     def _signal(self, number: int) -> None:
         if self.pid is not None:
-            os.killpg(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
 
 
 @contextmanager
@@ -96,24 +110,25 @@ def started(name: str, start: Start, core: int, folder: Path, load_core: int) ->
             env={**kept, **start.environment},
             start_new_session=True,
         )
-    standing = Standing(name, start.port, folder, start.keys, process.pid, start.settle_s, start.metrics_port)
+    standing = Standing(name, start.port, folder, start.keys, process, start.settle_s, start.metrics_port)
     try:
-        _await_answer(standing, process, load_core)
+        _await_answer(standing, load_core)
         standing.rest()
         yield standing
     finally:
         _end(process)
 
 
-def _await_answer(standing: Standing, process: subprocess.Popen[bytes], load_core: int) -> None:
+def _await_answer(standing: Standing, load_core: int) -> None:
+    process = standing.process
+    assert process is not None
     until = time.monotonic() + READY_S
     asked = standing.requests(1)
     while time.monotonic() < until and process.poll() is None:
         if fire(Load(each=1, patience=5), standing.port, asked, load_core).answered:
             return
         time.sleep(0.2)
-    said = (standing.folder / "log").read_text(errors="replace")[-2_000:]
-    raise RuntimeError(f"{standing.name} does not answer:\n{said}")
+    raise Ended(f"{standing.name} does not answer:\n{standing.said()}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
