@@ -157,8 +157,8 @@ def test_bars_are_sorted_and_longer_the_more_they_stand_for() -> None:
     values = {"gllm": 74.0, "nginx": 18.0, "litellm": 7_000.0, "direct": 0.0}
     gateways = {name: [{"us_per_request": value}] for name, value in values.items()}
     root = ElementTree.fromstring(plot.picture(results(gateways=gateways)))
-    bars = [float(each.attrib["width"]) for each in root.iter("{*}rect")][1:]
-    names = [each.text for each in root.iter("{*}text") if each.attrib["text-anchor"] == "end"]
+    bars = [float(each.attrib["width"]) for each in root.findall(".//{*}rect")][1:]
+    names = [each.text for each in root.findall(".//{*}text") if each.attrib["text-anchor"] == "end"]
     assert names == ["nginx", "gllm", "litellm"]
     assert bars == sorted(bars)
     assert all(bar > 0 for bar in bars)
