@@ -1,5 +1,6 @@
 """The engine and the load generator: compiled where they are first needed, and again when their text changes."""
 
+import functools
 import shutil
 import subprocess
 from hashlib import sha256
@@ -14,7 +15,9 @@ class NoCompiler(Exception):
     """The text is a sentence for whoever started the measurement."""
 
 
+@functools.cache
 def built(name: str, cache: Path = CACHE) -> Path:
+    """The same for a whole run, whoever edits its text meanwhile."""
     text = b"".join(path.read_bytes() for path in (NATIVE / "loop.h", NATIVE / f"{name}.c"))
     program = cache / "build" / f"{name}-{sha256(text).hexdigest()[:16]}"
     if not program.exists():

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 from xml.sax.saxutils import escape
 
-from bench.cost.results import Results, median
-from bench.cost.run import DIRECT, GLLM
+from bench.cost.results import DIRECT, GLLM, Results, median
 
 WIDTH, ROW, TOP, NAMES, SIDE = 900, 26, 64, 130, 70
 GROUND, TEXT, DIM, GRID = "#ffffff", "#1f2328", "#59636e", "#d8dee4"

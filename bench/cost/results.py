@@ -8,6 +8,8 @@ import msgspec
 
 from bench.cost.measures import Figures
 
+GLLM, DIRECT = "gllm", "direct"
+
 Repeats = list[Figures]
 """One for each repeat."""
 
@@ -32,8 +34,8 @@ class Results(msgspec.Struct):
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
     def failed(self) -> int:
-        """Requests that were not answered as they should be, wherever."""
-        repeats = [*self.gateways.values(), *self.policies.values()]
+        """Requests that gllm did not answer as it should. Those of its peers are in the table, and are theirs."""
+        repeats = [self.gateways.get(GLLM, []), *self.policies.values()]
         repeats += [each for sizes in self.scale.values() for each in sizes.values()]
         figures = [figures for each in repeats for figures in each]
         return sum(int(value) for each in figures for name, value in each.items() if name.endswith("_failed"))

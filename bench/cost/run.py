@@ -12,10 +12,9 @@ from bench.cost.lag import Lag
 from bench.cost.lengths import idle_streams
 from bench.cost.measures import Bench, Figures
 from bench.cost.peers import Peer
-from bench.cost.results import Repeats, Results
+from bench.cost.results import DIRECT, GLLM, Repeats, Results
 from bench.cost.standing import Ended, Standing, Start, started
 
-GLLM, DIRECT = "gllm", "direct"
 HALF, MUCH = 0.5, 0.8
 
 Say = Callable[[str], None]

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.cost.gateway import POLICIES
-from bench.cost.results import Repeats, Results, median, ratio, spread
-from bench.cost.run import DIRECT, GLLM
+from bench.cost.results import DIRECT, GLLM, Repeats, Results, median, ratio, spread
 from bench.figures import Row
 
 FIRST = "nginx"

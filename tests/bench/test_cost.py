@@ -77,12 +77,13 @@ def test_a_gateway_has_its_core_for_itself_where_there_are_two() -> None:
 def test_programs_are_compiled_once(tmp_path: Path) -> None:
     first = built("engine", tmp_path)
     when = first.stat().st_mtime_ns
+    built.cache_clear()
     assert built("engine", tmp_path).stat().st_mtime_ns == when
 
 
 def test_a_ratio_is_taken_in_each_repeat() -> None:
     mine = [{"us": 10.0}, {"us": 40.0}, {"us": 30.0}]
-    theirs = [{"us": 10.0}, {"us": 20.0}, {"us": 10.0}]
+    theirs = [{"us": 10.0}, {"us": 20.0}, {"us": 3.0}]
     assert ratio(mine, theirs, "us") == 2
     assert median(mine, "us") == 30
     assert median(mine, "what nobody measured") is None

@@ -1,6 +1,7 @@
 """The engine in C: what it says is what an engine says, at the pace that was set, on every port."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -110,15 +111,20 @@ def test_what_is_not_http_costs_the_connection_only(said: bytes, served: Engine)
 
 
 def test_a_reader_that_is_slow_gets_all_in_the_end(served: Engine) -> None:
-    request = chat(1, 4_000, stream=True)
-    with socket.create_connection(("127.0.0.1", served.ports[0]), 5) as connection:
-        connection.sendall(request)
-        time.sleep(0.3)  # by then no more fits
+    pace, tokens = 20, 20_000  # as fast as they are read, none would be made that does not fit
+    served.pace(pace)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", served.ports[0]))
+        connection.sendall(chat(1, tokens, stream=True))
+        time.sleep(2 * tokens * pace / 1e6)
         got = b""
         while not got.endswith(b"0\r\n\r\n"):
             got += connection.recv(1_000_000)
-    assert got.count(b'"content":" w') == 4_000
-    assert got.index(b'" w3999"') > got.index(b'" w3998"')
+    sizes = [int(size, 16) for size in re.findall(rb"\r\n([0-9a-f]+)\r\ndata: ", got)]
+    assert len(sizes) == tokens + 2
+    assert len(got.partition(b"\r\n\r\n")[2]) == sum(size + len(f"{size:x}") + 4 for size in sizes) + 5
 
 
 def test_hundreds_are_held_at_once(served: Engine, tmp_path_factory: pytest.TempPathFactory) -> None:

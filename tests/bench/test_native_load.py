@@ -158,17 +158,17 @@ async def test_a_gap_is_measured_against_the_pace(tmp_path: Path) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}")
         writer.write(HEAD + chunk(token(0)))
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.5)
         writer.write(chunk(token(1)) + chunk(DONE) + END)
         writer.close()
 
     path = write_requests(tmp_path / "requests", [chat(1, 2, stream=True)])
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        load = Load(each=1, tokens=2, interval_us=50_000)
+        load = Load(each=1, tokens=2, interval_us=400_000)
         found = await asyncio.to_thread(fire, load, port, path, CORE)
     assert found.gap_error_us.count == 1
-    assert 95_000 < found.gap_error_us.most < 1_000_000
+    assert 95_000 < found.gap_error_us.most < 400_000
 
 
 def stalling(at: int, seconds: float) -> Server:
