@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from bench.cost.build import CACHE
@@ -55,8 +56,9 @@ class Peer:
                 return None
             said = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
             return (said.stdout + said.stderr).strip().rpartition("/")[2]
-        python = _python(self.name) if self.packages else Path(sys.executable)
-        package = self.packages[0].partition("=")[0].partition("[")[0] if self.packages else "httpx"
+        if not self.packages:
+            return f"with httpx {metadata.version('httpx')}"
+        python, package = _python(self.name), self.packages[0].partition("=")[0].partition("[")[0]
         if not python.exists():
             return None
         asked = f"from importlib.metadata import version; print(version({package!r}))"
