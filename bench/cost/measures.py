@@ -19,8 +19,10 @@ IDLE_TOKENS = 10
 LONG_WORDS = 40_000
 """A prompt of 200 KB."""
 
-AWAY_S = 0.5
-"""In which streams that were left are cleared away."""
+QUIET = 0.1
+"""Cores: below that, streams that were left have been cleared away."""
+
+LOOK_S, LOOKS = 0.5, 40
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,21 @@ def idle(bench: Bench, standing: Standing, count: int) -> Figures:
     before = tree.memory(standing.pid)
     bench.engine.pace(HOUR_US)
     requests = standing.requests(IDLE_TOKENS, stream=True)
+    count = min(count, standing.idle_most)
     load = Load(connections=count, tokens=IDLE_TOKENS, seconds=count / 500 + 5, ramp=count / 4_000)
     try:
         with held(load, standing.port, requests, bench.cores.load) as begun:
             grown = tree.memory(standing.pid) - before
     finally:
         bench.engine.pace(0)
-        time.sleep(AWAY_S)
+        _quiet(standing.pid)
     return {"idle_streams": begun, "idle_kib_each": grown / max(1, begun) / 1024, "resting_mib": before / 1024**2}
+
+
+def _quiet(pid: int) -> None:
+    """Until it has nothing left to do; some take many seconds to notice that a thousand streams were left."""
+    for _ in range(LOOKS):
+        before = tree.cpu_s(pid)
+        time.sleep(LOOK_S)
+        if tree.cpu_s(pid) - before < QUIET * LOOK_S:
+            return

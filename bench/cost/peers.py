@@ -124,7 +124,7 @@ def _litellm(engine: Engine) -> Start:
     }
     command = [str(_python("litellm").with_name("litellm")), "--config", "config.yaml", *_listening(port)]
     files = {"config.yaml": json.dumps(config)}  # JSON is YAML
-    return Start([*command, "--num_workers", "1"], port, environment, files, [KEY], settle_s=1)
+    return Start([*command, "--num_workers", "1"], port, environment, files, [KEY], settle_s=1, idle_most=100)
 
 
 def _listening(port: int) -> list[str]:

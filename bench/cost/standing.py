@@ -41,6 +41,8 @@ class Start:
     """What callers have to show: in turn, if there are several."""
     settle_s: float = SETTLED_S
     metrics_port: int | None = None
+    idle_most: int = 1_000_000
+    """Streams at once that it can be expected to open within a few seconds."""
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Standing:
     """None: nobody is between the load and the engine."""
     settle_s: float = SETTLED_S
     metrics_port: int | None = None
+    idle_most: int = 1_000_000
 
     @property
     def pid(self) -> int | None:
@@ -110,7 +113,9 @@ def started(name: str, start: Start, core: int, folder: Path, load_core: int) ->
             env={**kept, **start.environment},
             start_new_session=True,
         )
-    standing = Standing(name, start.port, folder, start.keys, process, start.settle_s, start.metrics_port)
+    standing = Standing(
+        name, start.port, folder, start.keys, process, start.settle_s, start.metrics_port, start.idle_most
+    )
     try:
         _await_answer(standing, load_core)
         standing.rest()
