@@ -45,8 +45,11 @@ class Call(msgspec.Struct, frozen=True):
     """The client asked for the usage event; otherwise it is read and kept from the client."""
     counts_along: bool = False
     """The engine is asked to tell with each event what is used so far, which the client does not get to see."""
+    continuable: bool = False
+    """Another replica could go on with its stream, from the text so far."""
     prompt_bytes: int = 0
     max_tokens: int | None = None
+    temperature: float | None = None
     choices: int = 1
     """Answers asked for, of all prompts together."""
     prompts: int = 1

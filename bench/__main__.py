@@ -12,6 +12,7 @@ MEASUREMENTS = {
     "guard": "whether the hot path got dearer: its CPU beside a plain proxy's, in half a minute, for CI",
     "http_stack": "what each layer of the HTTP stack costs the gateway, per request and per event",
     "engine_batching": "what continuous batching gives the Transformers engine, in tokens a second",
+    "tracing": "what traces cost the gateway and the Transformers engine",
     "overload": "goodput over offered load, and how fast the excess is refused",
     "fairness": "a light tenant beside one that offers twenty times its share",
     "twins": "a hundred simultaneous requests with one idempotency key",

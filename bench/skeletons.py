@@ -4,6 +4,7 @@ python -m bench.skeletons asgi|fastapi|gllm own|httpx httptools|h11 PORT ENGINE_
 """
 
 import math
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -102,7 +103,8 @@ def config(kind: str, client_name: str, parser: str, port: int, engine: str) -> 
     quiet: dict[str, Any] = {"access_log": False, "log_level": "warning", "server_header": False, "ws": "none"}
     if kind == "gllm":
         flags = {"ENGINE_TYPE": "external", "ENGINE_URLS": engine, "LOG_FORMAT": "json"}
-        gateway = Gateway(Settings.load(env={}, env_file=None, **flags))
+        otel = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+        gateway = Gateway(Settings.load(otel, None, **flags))
         return uvicorn.Config(gateway.app, port=port, http=gateway.protocol, proxy_headers=False, **quiet)
     client: Client = Own(engine) if client_name == "own" else Httpx(engine)
     app = asgi(client) if kind == "asgi" else fastapi(client)

@@ -190,7 +190,7 @@ class Fleet:
         if call.prefix:
             replica.prefixes.remember(call.prefix)
         self._tokens_each += (cost / call.choices - self._tokens_each) / RECENT
-        return Lease(replica, self._released, cost, call.choices, reason)
+        return Lease(replica, self._released, cost, call.choices, reason, len(free))
 
     def is_full_for(self, call: Call) -> bool:
         """There are replicas that could answer one that waits, or will be, and none of them has room."""

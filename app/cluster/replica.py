@@ -27,6 +27,7 @@ class State(StrEnum):
 class Replica:
     __slots__ = (
         "_began_with",
+        "address",
         "beside",
         "circuit",
         "draining",
@@ -57,8 +58,11 @@ class Replica:
         reserved: int = 0,
         circuit: Circuit | None = None,
         limit: AdaptiveLimit | None = None,
+        address: tuple[str, int] | None = None,
     ) -> None:
         self.name = name
+        self.address = address
+        """Where it is reached, if that is somewhere."""
         self.engine = engine
         self.state = State.STARTING
         self.reason = "not probed yet"
@@ -144,7 +148,7 @@ class Lease:
     What became of the call is said before that (`succeeded`, `failed`); unsaid, it says nothing about the replica.
     """
 
-    __slots__ = ("_cost", "_entry", "_on_room", "_sequences", "_settled", "held", "reason", "replica")
+    __slots__ = ("_cost", "_entry", "_on_room", "_sequences", "_settled", "among", "held", "reason", "replica")
 
     def __init__(
         self,
@@ -153,10 +157,12 @@ class Lease:
         cost: float = 1.0,
         sequences: int = 1,
         reason: Reason = Reason.ONLY,
+        among: int = 1,
     ) -> None:
-        """`reason`: why it is this replica."""
+        """`reason`: why it is this replica, of so many (`among`) that could have been it."""
         self.replica = replica
         self.reason = reason
+        self.among = among
         self.held = True
         self._cost = max(1, round(cost))  # whole, so that what is added and taken away leaves nothing over
         self._sequences = sequences

@@ -361,7 +361,8 @@ class Gateway:
         defaults = Defaults(sampling.max_tokens, sampling.temperature)
         along = self.settings.engine.counts_along
         prefix = prefix_of if self.settings.routing.policy in READS_PROMPTS else None
-        return Intake(self.fleet, defaults, edge.max_choices, edge.request_timeout_s, along, prefix)
+        takes_over = self.settings.routing.takeover
+        return Intake(self.fleet, defaults, edge.max_choices, edge.request_timeout_s, along, prefix, takes_over)
 
     def _edge_limits(self) -> EdgeLimits:
         edge = self.settings.edge

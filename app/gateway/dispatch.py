@@ -1,4 +1,5 @@
-"""Sends a call to the replica that its ticket holds, and to another one if that fails before the commit point."""
+"""Sends a call to the replica that its ticket holds, and to another one if that fails: from the beginning before the
+commit point, and for the rest after it, where that can be asked for."""
 
 import asyncio
 import itertools
@@ -9,16 +10,25 @@ import msgspec
 from app.clock import Clock
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Lease
-from app.errors import EngineBusy, EngineError, EngineUnreachable, GatewayError, NoReplica
+from app.errors import (
+    DeadlinePassed,
+    EngineBusy,
+    EngineError,
+    EngineUnreachable,
+    GatewayError,
+    NoReplica,
+    WouldMissDeadline,
+)
 from app.gateway.admission import Ticket
 from app.gateway.answers import Sink
 from app.gateway.hedge import Race
+from app.gateway.relay import Relay
 from app.generation import Call, Usage
 from app.reliability.hedge import HedgeDelay
 from app.reliability.retry import Retry, RetryBudget
-from app.telemetry.base import EngineErrorSeen, Telemetry
+from app.telemetry.base import EngineErrorSeen, StreamTakenOver, Telemetry
 from app.telemetry.record import Attempt, Record
-from app.wire.answers import stream_reader, usage_of
+from app.wire.answers import usage_of
 
 SAMPLED = 64
 """Of so many events of streams one is timed. To time each would make relaying it a hundredth dearer, for nothing."""
@@ -52,34 +62,33 @@ class Dispatch:
     async def send(self, call: Call, ticket: Ticket, out: Sink, record: Record) -> None:
         self._budget.deposit()
         failed: dict[str, EngineError] = {}
+        relay = Relay(call)
         for attempt in itertools.count(1):
             record.replica, record.attempts = ticket.lease.replica.name, attempt
             record.routed_by = ticket.lease.reason
             try:
-                await self._counted(ticket, call, out, record, failed)
+                await self._counted(ticket, relay, out, record, failed)
             except EngineError as error:
-                failed[ticket.lease.replica.name] = error
-                pause = None if out.committed else self._pause_after(attempt, error, call, failed, ticket.left_s)
-                self._tell(ticket.lease, call, error, retried=pause is not None)
-                if pause is None:
-                    _advise(error, len(failed), ticket)
-                    raise
+                pause = self._failed(attempt, error, relay, ticket, out, failed)
             else:
                 ticket.lease.succeeded()
                 return
+            if pause is None:
+                await self._complete(relay, ticket, out, record)
+                return
             ticket.release()
             await self._sleep(pause)
-            await self._move(ticket, failed)
+            record.sought = self._clock()
+            await self._move(ticket, relay, failed)
 
     async def _counted(
-        self, ticket: Ticket, call: Call, out: Sink, record: Record, failed: dict[str, EngineError]
+        self, ticket: Ticket, relay: Relay, out: Sink, record: Record, failed: dict[str, EngineError]
     ) -> None:
         """Whatever ends the work of an engine, what it used is known afterwards. A failure that the client has seen
         nothing of is not on their account."""
         charged, failure = True, ""
-        traced = self._begin(ticket.lease, call, record)
         try:
-            await self._relay(ticket, traced, out, record, failed)
+            await self._answer(ticket, relay, out, record, failed)
         except EngineError as error:
             charged, failure = out.committed, type(error).__name__
             raise
@@ -89,38 +98,76 @@ class Dispatch:
                 record.usage, record.events = None, 0
             elif record.usage is None:
                 record.guessed = True
-                record.usage = _guess(call, ticket, record.events, answered=out.committed)
+                record.usage = _guess(relay.call, ticket, record.events, answered=out.committed)
 
     def _begin(self, lease: Lease, call: Call, record: Record, *, beside: bool = False) -> Call:
         """An attempt is written down. Where traces are kept, the engine's part in it hangs below this attempt."""
-        attempt = Attempt(lease.replica.name, self._clock(), beside=beside)
+        now = self._clock()
+        attempt = Attempt(lease.replica.name, now, beside=beside)
         record.tries += (attempt,)
         if record.trace is None or not record.trace.sampled:
             return call
         attempt.trace = record.trace.child()
+        attempt.address, attempt.reason, attempt.among = lease.replica.address, lease.reason, lease.among
+        attempt.sought = now if beside else record.sought or record.allowed
         return msgspec.structs.replace(call, traceparent=attempt.trace.traceparent)
 
-    def _pause_after(
-        self, attempt: int, error: EngineError, call: Call, failed: Container[str], left_s: float
+    def _failed(
+        self,
+        attempt: int,
+        error: EngineError,
+        relay: Relay,
+        ticket: Ticket,
+        out: Sink,
+        failed: dict[str, EngineError],
     ) -> float | None:
-        """Seconds until the next attempt; `None` where there must not or cannot be one."""
+        """Seconds until the next attempt; `None` if none is needed any more. Raises what its client is to be told if
+        there must not or cannot be one."""
+        replica, call = ticket.lease.replica.name, relay.call
+        failed[replica] = error
+        goes_on = relay.break_off(replica, error) if out.committed else True
+        pause = self._pause_after(attempt, error, relay, failed, ticket.left_s) if goes_on else None
+        self._tell(ticket.lease, call, error, retried=pause is not None)
+        if pause is None and not relay.missing:
+            raise _advised(relay.interrupted or error, failed, ticket)
+        return pause
+
+    def _pause_after(
+        self, attempt: int, error: EngineError, relay: Relay, failed: Container[str], left_s: float
+    ) -> float | None:
+        """Seconds until the next attempt; `None` where there must not or cannot be one. There are never more streams to
+        go on with than a replica had slots when it died: only what begins anew has a budget."""
         pause = self._retry.pause_after(attempt, error, left_s)
-        if pause is None or not self._fleet.has_other(call.model, than=failed) or not self._budget.withdraw():
+        if pause is None or not self._fleet.has_other(relay.call.model, than=failed):
+            return None
+        if relay.interrupted is None and not self._budget.withdraw():
             return None
         return pause
 
-    async def _move(self, ticket: Ticket, failed: dict[str, EngineError]) -> None:
+    async def _move(self, ticket: Ticket, relay: Relay, failed: dict[str, EngineError]) -> None:
         """To a replica that has not failed this call yet. Where none is left, the last failure says more than that."""
         try:
             await ticket.move(failed)
         except NoReplica:
-            last = list(failed.values())[-1]
-            _advise(last, len(failed), ticket)
-            raise last from None
+            last = relay.interrupted or list(failed.values())[-1]
+            raise _advised(last, failed, ticket) from None
+        except WouldMissDeadline:
+            if relay.interrupted is None:
+                raise
+            raise DeadlinePassed from None  # it has had its turn
 
-    async def _relay(
-        self, ticket: Ticket, call: Call, out: Sink, record: Record, failed: dict[str, EngineError]
+    async def _complete(self, relay: Relay, ticket: Ticket, out: Sink, record: Record) -> None:
+        """All was made, and only the last events did not come: no engine is needed for them."""
+        ticket.finish()
+        shown = relay.read(relay.missing)
+        record.usage, record.events = relay.usage, relay.reader.events
+        await out.write(shown)
+        await out.end()
+
+    async def _answer(
+        self, ticket: Ticket, relay: Relay, out: Sink, record: Record, failed: dict[str, EngineError]
     ) -> None:
+        call = self._begin(ticket.lease, relay.call, record)
         if not call.stream:
             async with ticket.lease.replica.engine.open(call) as blocks:
                 body = b"".join([block async for block in blocks])
@@ -134,7 +181,7 @@ class Dispatch:
             async with ticket.lease.replica.engine.open(call) as blocks:
                 first = await anext(blocks, b"")
                 self._hedge.saw(call.model, self._clock() - began)
-                await self._stream(ticket, first, blocks, call, out, record)
+                await self._stream(ticket, first, blocks, relay, out, record)
         else:
 
             def second() -> tuple[Lease, Call] | None:
@@ -152,23 +199,26 @@ class Dispatch:
                 self._hedge.saw(call.model, now - began)
                 _end_outrun(record.tries, won.lease, now)
                 record.replica, record.routed_by = won.lease.replica.name, won.lease.reason
-                await self._stream(ticket, won.first, won.blocks, call, out, record)
+                await self._stream(ticket, won.first, won.blocks, relay, out, record)
         await out.end()
 
     async def _stream(
-        self, ticket: Ticket, first: bytes, blocks: AsyncIterator[bytes], call: Call, out: Sink, record: Record
+        self, ticket: Ticket, first: bytes, blocks: AsyncIterator[bytes], relay: Relay, out: Sink, record: Record
     ) -> None:
         ticket.lease.answers()
-        reader = stream_reader(call)
+        reader = relay.begin()
 
         def read(block: bytes) -> bytes:
-            shown = reader.read(block)
+            shown = relay.read(block)
             if reader.ended:
                 ticket.finish()
             return shown
 
         try:
-            if shown := read(first):
+            shown = read(first)
+            if first and relay.left:
+                self._taken_over(relay, ticket.lease, record)
+            if shown:
                 await out.write(shown)
             turn = self._turn = (self._turn + STRIDE) % SAMPLED
             async for block in blocks:
@@ -185,8 +235,8 @@ class Dispatch:
             if not reader.ended:  # what goes wrong after the proper end takes nothing from anybody
                 raise
         finally:
-            record.usage = reader.usage
-            record.events = reader.events
+            record.usage, record.events = relay.usage, relay.reader.events
+            record.guessed = relay.guessed
 
     def _second(self, ticket: Ticket, failed: Collection[str]) -> Lease | None:
         """Another replica, if one has room while this one dawdles, and if that may be tried once more."""
@@ -198,6 +248,11 @@ class Dispatch:
             lease.release()
             return None
         return lease
+
+    def _taken_over(self, relay: Relay, lease: Lease, record: Record) -> None:
+        record.taken_over += 1
+        self._telemetry.note(StreamTakenOver(record.id, relay.left, lease.replica.name))
+        relay.left = ""
 
     def _tell(self, lease: Lease, call: Call, error: EngineError, *, retried: bool) -> None:
         if error.blames_engine:
@@ -224,13 +279,14 @@ def _end_outrun(tries: Iterable[Attempt], winner: Lease, now: float) -> None:
             attempt.ended, attempt.outrun = now, True
 
 
-def _advise(error: EngineError, replicas: int, ticket: Ticket) -> None:
+def _advised(error: EngineError, failed: Collection[str], ticket: Ticket) -> EngineError:
     """What was tried on several replicas is not to be tried again by the client's library on top. Backpressure is, once
     there may be room."""
     if not isinstance(error, EngineBusy):
-        error.should_retry = False if replicas > 1 else error.should_retry
+        error.should_retry = False if len(failed) > 1 else error.should_retry
     elif error.retry_after is None:
         error.retry_after = ticket.turn_in_s
+    return error
 
 
 def _guess(call: Call, ticket: Ticket, events: int, *, answered: bool) -> Usage:

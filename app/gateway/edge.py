@@ -154,7 +154,8 @@ class Edge:
             record.received = self._clock()
             call = self._intake.call(route, record.id, body, headers, record.began, tenant, record.trace)
             record.parsed = self._clock()
-            record.model, record.stream = call.model, call.stream
+            record.model, record.stream, record.choices = call.model, call.stream, call.choices
+            record.max_tokens, record.temperature = call.max_tokens, call.temperature
             if call.stream:
                 out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s)
             if b"x-priority" in headers:

@@ -13,6 +13,7 @@ from app.generation import Call, Route
 from app.reliability.fingerprint import fingerprint
 from app.tenant import ANONYMOUS, Priority, Tenant
 from app.trace import Trace
+from app.wire.continuation import continuable
 from app.wire.edits import put_fields
 from app.wire.fields import StreamOptions
 from app.wire.headers import idempotency_key, last_event_id, session_id, trace_context
@@ -45,6 +46,8 @@ class Intake:
     counts_along: bool = False
     """The engines understand `continuous_usage_stats`."""
     prefix_of: PrefixOf | None = None
+    takes_over: bool = False
+    """Streams go on at another replica when theirs dies."""
 
     def call(
         self,
@@ -60,12 +63,14 @@ class Intake:
         request = parse(route, body)
         choices = prompts = 1
         max_tokens: int | None = None
+        temperature: float | None = None
         stream = shows_usage = counts_along = False
         added: dict[str, Any] = {}
         if isinstance(request, Sampled):
             prompts = _prompts(request)
             choices = self._choices(request) * prompts
             added = self._defaults(request)
+            temperature = added.get("temperature", request.temperature)
         if isinstance(request, _ANSWERED_IN_TOKENS):
             stream = bool(request.stream)
             max_tokens = added.get("max_tokens", request.output_limit())
@@ -89,8 +94,10 @@ class Intake:
             stream=stream,
             shows_usage=shows_usage,
             counts_along=counts_along,
+            continuable=self.takes_over and counts_along and continuable(request),
             prompt_bytes=len(body),
             max_tokens=max_tokens,
+            temperature=temperature,
             choices=choices,
             prompts=prompts,
             traceparent=None if place is None else place.traceparent,

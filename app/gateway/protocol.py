@@ -2,17 +2,21 @@
 and a direct word when a connection is lost.
 """
 
+import asyncio
 import math
 import random
 from asyncio import Transport
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import BodyTooSlow, GatewayError, HeadersTooLarge, MalformedHttp
 from app.gateway.answers import headers_of
+from app.gateway.cycle import Cycle
 from app.gateway.edge import CONNECTION
 from app.reliability.watch import Watch
 from app.wire.errors import error_json, row_of
@@ -20,10 +24,13 @@ from app.wire.errors import error_json, row_of
 MAX_HEADERS = 100
 LINGER_S = 2.0
 """How long a client may go on sending after its last answer."""
+TARGETS = 256
+"""Request targets that are remembered, as nearly all requests have one of a few."""
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """One connection. From a head's first byte to its last it is an open wait: nobody may drip headers for ever."""
+    """One connection. From a head's first byte to its last it is an open wait: nobody may drip headers for ever. So it
+    is between an answer and the next head: nobody keeps a connection for nothing."""
 
     watch: Watch
     max_head_bytes: int
@@ -67,7 +74,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self.due = self.watch.clock() + LINGER_S
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         if self._refused:
             return
         self._head_bytes += len(data)
@@ -120,11 +126,51 @@ class GatewayProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self.due = math.inf
-        super().on_headers_complete()
+        self._begin()
+
+    def _begin(self) -> None:
+        """What uvicorn does here, with a cycle of ours; without what we have switched off."""
+        scope, version = cast(dict[str, Any], self.scope), self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"], scope["raw_path"], scope["query_string"] = _target(self.url)
+        before = self.cycle
+        cycle = self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:  # pipelined: it waits for its turn
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def on_response_complete(self) -> None:
+        """As uvicorn does, without a timer for each answer that nearly always is for nothing."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._in_head:
+            self.due = self.watch.clock() + self.timeout_keep_alive
 
     def expire(self, now: float) -> None:
         """The head did not arrive in time. Whoever never sent a byte of it is not owed an answer."""
-        if self._head_bytes:
+        if not self._in_head:
+            self.due = math.inf
+            self.transport.close()
+        elif self._head_bytes:
             self._refuse(BodyTooSlow("The request's head did not arrive in time."))
         else:
             self.transport.abort()
@@ -162,3 +208,11 @@ class _Lingering:
         self.write = transport.write
         self.is_closing = transport.is_closing
         self.close = close
+
+
+@lru_cache(TARGETS)
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Its path, once more as it came, and what stands behind the question mark."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""

@@ -266,6 +266,7 @@ def _tell(run: Run, call: Call, record: Record, *, first: bool) -> None:
     record.keyed = _how(run, call, first=first)
     if first and run.executes:
         record.replica, record.attempts = run.record.replica, run.record.attempts
+        record.taken_over = run.record.taken_over
         record.routed_by = run.record.routed_by
         record.queued_s, record.events = run.record.queued_s, run.record.events
         record.allowed, record.admitted = run.record.allowed, run.record.admitted

@@ -82,6 +82,7 @@ class Supply:
             settings.storage.state_dir,
             on_progress=self._on_progress,
             heartbeat_s=settings.cluster.heartbeat_s,
+            telemetry=settings.telemetry,
         )
 
     @asynccontextmanager
@@ -117,7 +118,16 @@ class Supply:
         )
         reserved = int(admission.slots * admission.interactive_share) if admission.backpressure else 0
         limit = AdaptiveLimit(admission.slots, 1, ADAPTED * admission.slots) if admission.adaptive else None
-        replica = Replica(name, engine, slots=admission.slots, reserved=reserved, circuit=circuit, limit=limit)
+        address = (engine.address.host, engine.address.port) if isinstance(engine, HttpEngine) else None
+        replica = Replica(
+            name,
+            engine,
+            slots=admission.slots,
+            reserved=reserved,
+            circuit=circuit,
+            limit=limit,
+            address=address,
+        )
         return replica
 
     def _circuit_changed(self, replica: Replica, state: CircuitState) -> None:

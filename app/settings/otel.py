@@ -8,6 +8,12 @@ FAMILY = "OTEL_*"
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
+DEFAULT_ENDPOINT = "http://localhost:4318"
+
+SERVICE_NAME, ATTRIBUTES, INSTANCE = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "service.instance.id"
+GATEWAY, ENGINES = "gllm", "-engine"
+"""How a gateway is called unless it is told otherwise, and what its engines have behind that."""
+
 SAMPLERS = (
     "always_on",
     "always_off",
@@ -24,6 +30,25 @@ def names_a_collector(given: Mapping[str, str]) -> bool:
 
 def switched_off(given: Mapping[str, str]) -> bool:
     return given.get("OTEL_SDK_DISABLED", "").lower() == "true" or given.get("OTEL_TRACES_EXPORTER") == "none"
+
+
+def traces_endpoint(given: Mapping[str, str]) -> str:
+    """Where its SDK would send them."""
+    base, own = (given.get(name, "") for name in ENDPOINTS)
+    return own or f"{(base or DEFAULT_ENDPOINT).rstrip('/')}/v1/traces"
+
+
+def of_engine(given: Mapping[str, str], name: str) -> dict[str, str]:
+    """What an engine is told that is started here: all the same, under a name of its own. `name`: which one it is."""
+    service = given.get(SERVICE_NAME) or GATEWAY
+    attributes = [each for each in given.get(ATTRIBUTES, "").split(",") if each.strip()]
+    if not any(each.partition("=")[0].strip() == INSTANCE for each in attributes):
+        attributes.append(f"{INSTANCE}={name}")
+    return {
+        **given,
+        SERVICE_NAME: service if service.endswith(ENGINES) else service + ENGINES,
+        ATTRIBUTES: ",".join(attributes),
+    }
 
 
 def fault(given: Mapping[str, str]) -> str | None:

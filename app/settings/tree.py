@@ -215,6 +215,12 @@ class Routing:
     retry_share: float = setting(
         "RETRY_BUDGET", 0.2, "Attempts on a second replica, as a share of recent requests.", ge=0, le=1
     )
+    takeover: bool = setting(
+        "TAKEOVER",
+        True,
+        "A stream of plain text whose replica dies goes on at another one, from the text so far, within "
+        "`MAX_ATTEMPTS`. For engines that count along (`EXACT_USAGE`) and know `continue_final_message`.",
+    )
     circuit_failures: int = setting(
         "CIRCUIT_FAILURES", 5, "Failures in a row after which a replica gets no requests for a while.", ge=1, le=1_000
     )
@@ -354,7 +360,8 @@ class Telemetry:
         dict,
         "OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS, "
         "OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG and OTEL_BSP_*. "
-        "Traces are sent over HTTP (`http/protobuf`).",
+        "Traces are sent over HTTP (`http/protobuf`). Engines that are started here get all of them, and a name of "
+        "their own.",
         repr=False,
     )
 

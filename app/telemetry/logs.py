@@ -85,6 +85,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
     replica: str = ""
     routed_by: str = ""
     attempts: int = 0
+    taken_over: int = 0
     replayed: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -111,6 +112,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
             record.replica,
             record.routed_by or "",
             record.attempts,
+            record.taken_over,
             record.replayed,
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,

@@ -9,22 +9,6 @@ from app.generation import Usage
 from app.trace import Trace
 
 
-class Attempt(msgspec.Struct):
-    """One replica's part in a request."""
-
-    replica: str
-    began: float
-    trace: Trace | None = None
-    """Its span, which the engine's own is part of."""
-    ended: float = 0.0
-    error: str = ""
-    """The class of its error."""
-    beside: bool = False
-    """Begun while another one was slow to begin."""
-    outrun: bool = False
-    """Another one, tried beside it, began first; this one was ended."""
-
-
 class Reason(StrEnum):
     """Why it was this replica: one vocabulary for header, log and metric."""
 
@@ -41,6 +25,29 @@ class Reason(StrEnum):
     """It has read the beginning of this prompt lately."""
     PREFIX_AWAY = "prefix_away"
     """Those that have read it have too much to do; this one had less."""
+
+
+class Attempt(msgspec.Struct):
+    """One replica's part in a request."""
+
+    replica: str
+    began: float
+    trace: Trace | None = None
+    """Its span, which the engine's own is part of."""
+    ended: float = 0.0
+    error: str = ""
+    """The class of its error."""
+    beside: bool = False
+    """Begun while another one was slow to begin."""
+    outrun: bool = False
+    """Another one, tried beside it, began first; this one was ended."""
+    address: tuple[str, int] | None = None
+    """Where its engine is reached, if that is somewhere."""
+    sought: float = 0.0
+    """Since when a replica was looked for, waiting included."""
+    reason: Reason | None = None
+    among: int = 0
+    """So many could have been chosen."""
 
 
 class Keyed(StrEnum):
@@ -72,6 +79,9 @@ class Record(msgspec.Struct):
     tenant: str = ""
     model: str = ""
     stream: bool = False
+    choices: int = 1
+    max_tokens: int | None = None
+    temperature: float | None = None
     status: int = 0
     outcome: Outcome = Outcome.OK
     error: str = ""
@@ -83,6 +93,8 @@ class Record(msgspec.Struct):
     routed_by: Reason | None = None
     """`None` while there was no choice to be made: it is waiting, was refused, or is answered by an earlier one."""
     attempts: int = 0
+    taken_over: int = 0
+    """How often another replica went on with its stream."""
     tries: tuple[Attempt, ...] = ()
     """The attempts, one by one."""
     queued_s: float = 0.0
@@ -102,6 +114,8 @@ class Record(msgspec.Struct):
     """When its tenant's limits had let it in."""
     admitted: float = 0.0
     """When it was given its first replica."""
+    sought: float = 0.0
+    """When the next one began to be looked for, after an attempt that failed."""
     first_byte: float = 0.0
     ended: float = 0.0
     events: int = 0

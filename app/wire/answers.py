@@ -40,15 +40,13 @@ class _Usage(msgspec.Struct):
         before = earlier or Usage()
         details = self.prompt_tokens_details or self.input_tokens_details
         cached = details.cached_tokens if details else self.cache_read_input_tokens
+        prompt = self.input_tokens if self.prompt_tokens is None else self.prompt_tokens
+        completion = self.output_tokens if self.completion_tokens is None else self.completion_tokens
         return Usage(
-            prompt_tokens=_first(self.prompt_tokens, self.input_tokens, before.prompt_tokens),
-            completion_tokens=_first(self.completion_tokens, self.output_tokens, before.completion_tokens),
-            cached_tokens=_first(cached, before.cached_tokens),
+            prompt_tokens=before.prompt_tokens if prompt is None else prompt,
+            completion_tokens=before.completion_tokens if completion is None else completion,
+            cached_tokens=before.cached_tokens if cached is None else cached,
         )
-
-
-def _first(*counts: int | None) -> int:
-    return next((count for count in counts if count is not None), 0)
 
 
 class _Whole(msgspec.Struct):
@@ -86,28 +84,28 @@ _nested = msgspec.json.Decoder(_Nested).decode
 _failure = msgspec.json.Decoder(_Failure).decode
 _usage = msgspec.json.Decoder(_Usage).decode
 
-_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
 def _there(raw: Raw) -> bool:
     return bytes(raw) not in (b"", b"null")
 
 
-def _read(raw: Raw, earlier: Usage | None) -> Usage | None:
+def read_usage(raw: Raw, earlier: Usage | None) -> Usage | None:
     """Usage as far as it is known now."""
     if not _there(raw):
         return earlier
     try:
         return _usage(raw).merged(earlier)
-    except _UNREADABLE:
+    except UNREADABLE:
         return earlier
 
 
 def usage_of(body: bytes) -> Usage | None:
     """What a whole JSON answer says it used, if it says so. An answer that is no JSON object is `EngineNonsense`."""
     try:
-        return _read(_whole(body).usage, None)
-    except _UNREADABLE as error:
+        return read_usage(_whole(body).usage, None)
+    except UNREADABLE as error:
         raise EngineNonsense(detail=_printable(body)) from error
 
 
@@ -137,7 +135,7 @@ class ChatStream:
     @property
     def usage(self) -> Usage | None:
         """As far as it is known now."""
-        read = {index: _read(Raw(count), self._usage) for index, count in self._latest.items()}
+        read = {index: read_usage(Raw(count), self._usage) for index, count in self._latest.items()}
         known = {index: usage for index, usage in read.items() if usage is not None}
         return _sum(known, self._per_prompt) if known else self._usage
 
@@ -177,14 +175,14 @@ class ChatStream:
         data = data_of(one)
         try:
             chunk = _chunk(data)
-        except _UNREADABLE:
+        except UNREADABLE:
             return one
         if not _there(chunk.usage):
             return one
         if chunk.choices and self._choices > 1:
             self._tell_of(_index_of(chunk), bytes(chunk.usage))
         else:
-            self._usage = _read(chunk.usage, self.usage)
+            self._usage = read_usage(chunk.usage, self.usage)
             self._latest.clear()
         if self._shows_usage and not (self._counts_along and chunk.choices):
             return one
@@ -197,7 +195,7 @@ class ChatStream:
             if b'"error"' in data:
                 try:
                     failure = _failure(data)
-                except _UNREADABLE:
+                except UNREADABLE:
                     continue
                 if _there(failure.error) or failure.object == "error":
                     raise EngineBroken(detail=_printable(data))
@@ -208,14 +206,14 @@ def _index_beside(count: re.Match[bytes]) -> int:
     begin = count.string.rfind(b"\n", 0, count.start()) + 1
     try:
         return _index_of(_chunk(data_of(count.string[begin : count.end()])))
-    except _UNREADABLE:
+    except UNREADABLE:
         return 0
 
 
 def _index_of(chunk: _Chunk) -> int:
     try:
         return _choice(chunk.choices[0]).index if chunk.choices else 0
-    except _UNREADABLE:
+    except UNREADABLE:
         return 0
 
 
@@ -257,11 +255,11 @@ class _NamedStream:
     def _count(self, one: bytes) -> None:
         try:
             found = _nested(data_of(one))
-        except _UNREADABLE:
+        except UNREADABLE:
             return
         for part in (found, found.response, found.message):
             if part is not None:
-                self.usage = _read(part.usage, self.usage)
+                self.usage = read_usage(part.usage, self.usage)
 
 
 def _named(*names: str) -> re.Pattern[bytes]:

@@ -11,6 +11,7 @@ did.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pages.write(load(args.write))
         load(args.write).save(RESULTS / "performance.json")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is frozen is ended with its block
     lengths = QUICK if args.quick else FULL
     lengths = replace(lengths, repeats=args.repeats or lengths.repeats, window_s=args.seconds or lengths.window_s)
     chosen = [] if args.peers is None else [peer for peer, _ in present() if not args.peers or peer.name in args.peers]

@@ -111,6 +111,7 @@ class OnRay:
             "ENGINE_ARGS": shlex.join(self.args),
             "MODEL_NAME": "",
             "GATEWAY_URLS": url_of(address_for_others(at.host, self.address), port),
+            **_traced(at),
             **_told_to_children(secret),
         }
         wanted = words.Wanted(address=self.address, workers=self.workers, gpus=self.gpus, env=env)
@@ -197,6 +198,12 @@ def _log_format(at: Listening) -> str:
     """A child sees a pipe, whoever reads at its end."""
     given = at.settings.logs.format
     return "text" if given == "auto" and sys.stdout.isatty() else given
+
+
+def _traced(at: Listening) -> dict[str, str]:
+    """For workers on other machines, whose environment is another one."""
+    telemetry = at.settings.telemetry
+    return {"ENABLE_TRACING": "true", **telemetry.otel} if telemetry.traced else {}
 
 
 def _told_to_children(secret: str) -> dict[str, str]:

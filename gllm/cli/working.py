@@ -16,7 +16,7 @@ import uvloop
 
 from app.cluster.control import Order, Status, WorkerState
 from app.cluster.launchers.losses import EngineDidNotStart
-from app.cluster.launchers.plan import WILDCARDS, Machine, doubt, part, url_of
+from app.cluster.launchers.plan import WILDCARDS, Machine, doubts, part, url_of
 from app.cluster.launchers.ports import NoPort
 from app.cluster.worker.announce import Announcer
 from app.cluster.worker.grip import NoGrip
@@ -109,7 +109,7 @@ class Working:
 
     def _made(self, name: str) -> LocalWorker:
         settings = self._settings
-        if doubtful := doubt(settings.engine):
+        for doubtful in doubts(settings.engine, settings.telemetry):
             log.warning("%s", doubtful)
         gpus, on_cpu, threads = part(settings.engine, Machine.here(), 0)
         return LocalWorker(
@@ -118,6 +118,7 @@ class Working:
             settings.storage.state_dir,
             on_progress=lambda name, line: self._progress.line(name, line),
             heartbeat_s=settings.cluster.heartbeat_s,
+            telemetry=settings.telemetry,
         )
 
     @asynccontextmanager

@@ -65,7 +65,7 @@ class Worker(Handler):
         if model == "unknown":
             Worker.status |= {"state": "empty", "progress": None, "reason": "engine did not start: exit code 1."}
         else:
-            Worker.engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            Worker.engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             Worker.status |= {"state": "ready", "progress": None, "names": [Path(model).name]}
 
 

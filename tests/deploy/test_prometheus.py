@@ -25,6 +25,7 @@ def test_every_target_is_scraped(lived: Lived) -> None:
         'gllm_request_outcomes_total{outcome="client_gone"}',
         "gllm_retries_total",
         "gllm_circuit_open",
+        "gllm_streams_taken_over_total",
         "gllm_slow_readers_total",
         "gllm_spans_dropped_total",
         'gllm_swaps_total{outcome="done"}',

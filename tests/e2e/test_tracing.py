@@ -68,10 +68,12 @@ def test_one_trace_from_the_caller_to_the_engine(traced: Traced, collecting: Col
     answer = traced.ask()
     assert answer.status_code == 200
     traced.stop()
-    server, attempt = collecting.spans
+    server, route, attempt = collecting.spans
     assert (server.trace_id, server.parent_id, server.kind) == (TRACE_ID, CALLERS, "server")
     assert server.resource["service.name"] == "mine"
+    assert (route.name, route.parent_id) == ("route", server.span_id)
     assert (attempt.name, attempt.parent_id) == ("chat demo", server.span_id)
+    assert f"http://{attempt.attributes['server.address']}:{attempt.attributes['server.port']}" == traced.engine.url
     assert traceparent(traced.engine) == f"00-{TRACE_ID}-{attempt.span_id}-01"
     assert abs(server.ended - time.time()) < 60
     assert f'"trace_id":"{TRACE_ID}","span_id":"{server.span_id}"' in traced.gateway.log.read_text()

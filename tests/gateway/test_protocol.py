@@ -11,6 +11,7 @@ import pytest
 from app.engines.scripted import Scripted
 from app.errors import Outcome
 from app.gateway.lifeline import Lifeline
+from app.gateway.protocol import GatewayProtocol
 from tests.gateway.conftest import Build, House, asking
 from tests.support.server import RawClient, serving
 from tests.support.until import until
@@ -259,3 +260,30 @@ async def test_garbage_behind_a_running_stream_never_gets_into_it(build: Build) 
             pass
         assert b"malformed" not in seen
         await until(lambda: house.engine.running == 0, steps=100_000)
+
+
+async def test_a_connection_that_is_kept_for_nothing_is_closed(served: Served) -> None:
+    house, port = served
+    async with RawClient.to(port) as client:
+        await client.say(request())
+        assert (await client.answer())[0] == 200
+        overdue(house, 3_600)
+        assert await client.closed()
+
+
+async def test_a_connection_is_not_idle_while_it_is_answered(build: Build) -> None:
+    house = await build(only=Scripted(stall_at=1))
+    async with serving(house.gateway) as port, RawClient.to(port) as client:
+        await client.say(request(json.dumps(asking(stream=True)).encode()))
+        await until(lambda: house.engine.running == 1, steps=100_000)
+        connections = [each for each in house.gateway.watch._waits if isinstance(each, GatewayProtocol)]
+        assert [each.due for each in connections] == [math.inf]
+
+
+async def test_a_target_may_be_escaped_and_may_have_a_query(served: Served) -> None:
+    _, port = served
+    async with RawClient.to(port) as client:
+        await client.say(request(path="/v1/chat%2Fcompletions?a=b"))
+        assert (await client.answer())[0] == 200
+        await client.say(request(path="/livez?verbose", method="GET", body=b""))
+        assert (await client.answer())[0] == 200

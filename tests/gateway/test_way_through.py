@@ -178,7 +178,7 @@ async def test_nothing_follows_done_whatever_its_engine_does_then(build: Build, 
 
 
 async def test_a_stream_without_its_end_is_interrupted(build: Build) -> None:
-    house = await build(only=Scripted(ends_properly=False))
+    house = await build(settings={"TAKEOVER": False}, only=Scripted(ends_properly=False))
     done = await house.post(asking(stream=True))
     assert done.events()[-1]["error"]["code"] == "engine_interrupted"
 

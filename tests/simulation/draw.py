@@ -76,6 +76,7 @@ SETTINGS: dict[str, list[Any]] = {
     "CIRCUIT_FAILURES": [1, 3, 5],
     "CIRCUIT_PAUSE": [0.2, 1.0],
     "RETRY_BUDGET": [0.0, 0.2, 1.0],
+    "TAKEOVER": [False, True, True],
     "QUEUE_CAPACITY_TOKENS": [50, 1_000, 1_000_000],
     "HEDGE_SHARE": [0.0, 0.0, 0.2],
     "ADAPTIVE_CONCURRENCY": [False, False, True],
@@ -108,6 +109,8 @@ def world_of(seed: int) -> World:
         world = draw.contended(world)
     if seed < OLDEST:
         return world
+    if seed % 10 == 7:
+        world = draw.dying(world)
     return draw.routed(draw.shared(world) if seed % 2 == 0 else world)
 
 
@@ -163,6 +166,22 @@ class _Draw:
             visits=tuple(self._of_tenants(tenants, visits)),
             faults=(),
             drains_at=None,
+        )
+
+    def dying(self, world: World) -> World:
+        """The same, with engines that die in the middle of their answers, and others that may go on with these."""
+        span_s = self._pick("span", [1.0, 4.0, 10.0])
+        models, count = tuple(world.models), max(len(world.engines), self._pick("engines that die", [2, 3, 4]))
+        engines = [replace(self._engine(index, models), models=models) for index in range(count)]
+        rng = self._from("deaths")
+        names, troubles = [engine.name for engine in engines], [Trouble.DEAD, Trouble.BREAKING, Trouble.STALLING]
+        faults = [self._fault(rng, span_s, names, troubles) for _ in range(rng.choice([2, 5, 10]))]
+        allows = {"MAX_ATTEMPTS": self._pick("attempts at the dying", [2, 3, 5])}
+        return replace(
+            world,
+            settings=world.settings | allows | {"TAKEOVER": True, "EXACT_USAGE": True},
+            engines=tuple(replace(engine, pace_s=engine.pace_s or 0.01) for engine in engines),
+            faults=tuple(sorted([*world.faults, *faults], key=lambda fault: fault.at)),
         )
 
     def routed(self, world: World) -> World:

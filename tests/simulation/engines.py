@@ -1,5 +1,6 @@
 """The engines of a world: scripted ones, each in whatever trouble its faults bring at the time."""
 
+import json
 import math
 import random
 from collections import Counter
@@ -21,8 +22,15 @@ BESIDE_TOKENS = 4
 """Events of a stream: the role, the stop, the usage, the end."""
 
 
+def goes_on_with(call: Call) -> str | None:
+    """The text so far, if the rest of an answer is asked for."""
+    body = json.loads(call.body)
+    return str(body["messages"][-1]["content"]) if body.get("continue_final_message") else None
+
+
 class Actor:
-    """One engine. Its answers name the request, itself and the attempt in every token, so that none can be mixed up."""
+    """One engine. Its answers name the request, itself, the attempt and the place in every token, so that none can be
+    mixed up."""
 
     def __init__(self, plan: EnginePlan, world: World, visits: Mapping[str, Visit], clock: Clock) -> None:
         self._plan = plan
@@ -60,11 +68,12 @@ class Actor:
         self._asked[call.id] += 1
         attempt = f"{call.id}.{plan.name}.{self._asked[call.id]}"
         rng = random.Random(f"{self._seed} {attempt}")
+        begun = len((goes_on_with(call) or "").split())
         script = Script(
-            words=tuple(f"{attempt}.{index} " for index in range(visit.tokens)),
+            words=tuple(f"{attempt}.{index} " for index in range(begun, visit.tokens)),
             first_after_s=plan.first_after_s * (1 + visit.prompt_chars / 1_000),
             pace_s=plan.pace_s,
-            prompt_tokens=1 + visit.prompt_chars // 4,
+            prompt_tokens=1 + visit.prompt_chars // 4 + begun,
             events_per_block=plan.events_per_block,
         )
         for fault in self._faults:

@@ -87,13 +87,22 @@ class Seen:
             last = json.loads(self.body) if self.ended is not None and self.blocks else None
         return last["error"] if isinstance(last, dict) and "error" in last else None
 
+    def read_by(self, now: float, *, before: bool = False) -> str:
+        """The text of its stream as far as it had come then; without what came in that very moment."""
+        blocks = [block for at, block in self.blocks if at < now or (at == now and not before)]
+        return _text_of(_events(b"".join(blocks)))
+
     @property
     def text(self) -> str:
         if not self.is_stream:
             choices = json.loads(self.body).get("choices", []) if self.status == 200 and self.ended is not None else []
             return "".join(choice["message"]["content"] for choice in choices)
-        chunks = [event for event in self.events if isinstance(event, dict) and event.get("choices")]
-        return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        return _text_of(self.events)
+
+
+def _text_of(events: list[Any]) -> str:
+    chunks = [event for event in events if isinstance(event, dict) and event.get("choices")]
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
 
 
 @lru_cache(maxsize=1_024)

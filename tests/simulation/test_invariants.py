@@ -4,6 +4,7 @@ A check that cannot fail would let everything pass, and nobody would know.
 """
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -15,7 +16,7 @@ import pytest
 from app.engines.scripted import End, Script, Work
 from app.errors import Outcome
 from app.generation import Call, Route, Usage
-from app.telemetry.base import CircuitChanged, StoreChanged
+from app.telemetry.base import CircuitChanged, StoreChanged, StreamTakenOver
 from app.tenant import Tenant
 from tests.simulation.draw import SETTINGS, UNSEEN, WITH_REDIS
 from tests.simulation.history import History, Seen
@@ -55,6 +56,18 @@ WORLD = World(
 )
 
 
+DYING, LIVING = range(2)
+
+DYING_WORLD = replace(
+    WORLD,
+    settings=WORLD.settings | {"EXACT_USAGE": True, "TAKEOVER": True},
+    visits=tuple(
+        Visit(name, BEGAN_S, "model-0", stream=True, tokens=30, shows_usage=True) for name in ("dying", "living")
+    ),
+    faults=(Fault("engine-0", Trouble.DEAD, BEGAN_S + 0.1, BEGAN_S + 0.2, share=1.0),),
+)
+
+
 KEYED, ELSEWHERE, NOTICES, KNOWS, KEYLESS = range(5)
 
 SHARED_WORLD = replace(
@@ -79,6 +92,11 @@ def _as_it_was() -> History:
 
 
 @cache
+def _as_it_was_with_a_death() -> History:
+    return simulate(DYING_WORLD)
+
+
+@cache
 def _as_it_was_with_redis() -> History:
     return simulate(SHARED_WORLD)
 
@@ -86,6 +104,12 @@ def _as_it_was_with_redis() -> History:
 @pytest.fixture
 def history() -> History:
     return copy.deepcopy(_as_it_was())
+
+
+@pytest.fixture
+def dying() -> History:
+    """Of two streams, one of which is taken over in its middle."""
+    return copy.deepcopy(_as_it_was_with_a_death())
 
 
 @pytest.fixture
@@ -315,7 +339,7 @@ BREAKS: dict[str, list[Break]] = {
         lambda history: history.works["engine-0"].append(_work(history, RETRIED)),
     ],
     "a_request_is_at_one_replica_at_a_time": [_at_two_at_once],
-    "nothing_is_tried_again_once_the_client_has_read": [_tried_again_later],
+    "what_is_tried_once_the_client_has_read_goes_on_from_there": [_tried_again_later],
     "work_ends_with_its_request": [
         lambda history: setattr(_work(history, GONE), "ended", BEGAN_S + 2.5),
         lambda history: setattr(_work(history, GONE), "ended", None),
@@ -426,6 +450,45 @@ BREAKS_WITH_REDIS: dict[str, list[Break]] = {
 }
 
 
+def _says_in_place_of(history: History, old: bytes, new: bytes, *, at: int = -4) -> None:
+    """Something else, in one of the blocks of the stream that was taken over."""
+    blocks = _seen(history, DYING).blocks
+    assert old in blocks[at][1]
+    blocks[at] = (blocks[at][0], blocks[at][1].replace(old, new))
+
+
+def _asked_for(history: History, text: str) -> None:
+    """What comes after this."""
+    work = _work(history, DYING)
+    body = json.loads(work.call.body)
+    body["messages"][-1]["content"] = text
+    work.call = msgspec.structs.replace(work.call, body=json.dumps(body).encode())
+
+
+BREAKS_WITH_A_DEATH: dict[str, list[Break]] = {
+    "a_stream_that_is_taken_over_is_seamless": [
+        lambda history: _says_in_place_of(history, b'"id":"dying"', b'"id":"other"'),
+        lambda history: _says_in_place_of(history, b'"delta":{', b'"delta":{"role":"assistant",'),
+        lambda history: _says_in_place_of(history, b'"finish_reason":null', b'"finish_reason":"stop"'),
+        lambda history: _says_in_place_of(history, b'"completion_tokens":30', b'"completion_tokens":29', at=-2),
+        lambda history: _seen(history, DYING).blocks.pop(-4),
+        lambda history: _seen(history, DYING).blocks.insert(-4, _seen(history, DYING).blocks[-4]),
+        lambda history: _record(history, DYING, usage=Usage(99, 30)),
+    ],
+    "who_takes_a_stream_over_is_told": [
+        lambda history: _record(history, DYING, taken_over=2),
+        lambda history: history.events.append((BEGAN_S, 0, StreamTakenOver("living", "engine-0", "engine-1"))),
+    ],
+    "what_is_tried_once_the_client_has_read_goes_on_from_there": [
+        lambda history: _asked_for(history, ""),
+        lambda history: _asked_for(history, _seen(history, DYING).text),
+    ],
+    "what_reaches_an_engine_is_what_the_client_sent": [
+        lambda history: _asked_for(history, "as if it were a word more " * 9),
+    ],
+}
+
+
 def test_as_it_was_all_hold(history: History) -> None:
     assert check(history) == []
     ends = [_work(history, which).end for which in range(4)]
@@ -439,6 +502,25 @@ def test_as_it_was_all_hold(history: History) -> None:
 def test_what_is_broken_is_seen(history: History, name: str, index: int) -> None:
     BREAKS[name][index](history)
     found = [violation.message for violation in check(history) if violation.invariant == name]
+    assert found
+    assert all(len(message) < 500 for message in found), "a message is read by people"
+
+
+def test_with_a_death_all_hold_as_it_was(dying: History) -> None:
+    assert check(dying) == []
+    dead = next(seen for seen in dying.seen if len(dying.works_by_request()[seen.visit.id]) == 2)
+    assert dead is _seen(dying, DYING)
+    ends = [work.end for _, work in _works(dying, DYING)]
+    assert ends == [End.BROKEN, End.FINISHED]
+    assert [record.taken_over for record in dying.records if record.id == "dying"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), [(name, index) for name, ways in BREAKS_WITH_A_DEATH.items() for index in range(len(ways))]
+)
+def test_what_is_broken_with_a_death_is_seen(dying: History, name: str, index: int) -> None:
+    BREAKS_WITH_A_DEATH[name][index](dying)
+    found = [violation.message for violation in check(dying) if violation.invariant == name]
     assert found
     assert all(len(message) < 500 for message in found), "a message is read by people"
 
@@ -460,4 +542,5 @@ def test_what_is_broken_with_redis_is_seen(shared: History, name: str, index: in
 
 
 def test_each_invariant_has_been_seen_to_fail() -> None:
-    assert BREAKS.keys() | BREAKS_WITH_REDIS.keys() == {invariant.__name__ for invariant in INVARIANTS}
+    seen = BREAKS.keys() | BREAKS_WITH_A_DEATH.keys() | BREAKS_WITH_REDIS.keys()
+    assert seen == {invariant.__name__ for invariant in INVARIANTS}

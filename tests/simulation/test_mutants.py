@@ -37,11 +37,15 @@ from app.reliability.stores.redis_quota import RedisQuota
 from app.reliability.stores.shared import SharedAnswers
 from app.reliability.stores.sqlite_ledger import SqliteLedger
 from app.wire.answers import ChatStream
+from app.wire.continuation import rest_of
+from app.wire.seam import Seam
+from app.wire.transcript import Transcript
 from tests.simulation.draw import world_of
 from tests.simulation.invariants import check
 from tests.simulation.simulate import simulate
 
 WORLDS = range(150)
+DYING = range(107, 900, 10)
 WITH_REDIS = range(340, 640, 2)
 """Where each of the defects below is found soon."""
 
@@ -115,6 +119,7 @@ _claim = SharedAnswers.claim
 _settle = RedisQuota.settle
 _write = EventStream.write
 _reader = Recording.reader
+_remainder = Transcript.remainder
 _lease = Fleet.lease
 
 DEFECTS: dict[str, tuple[Defect, str]] = {
@@ -217,6 +222,47 @@ DEFECTS_WITH_REDIS: dict[str, tuple[Defect, str]] = {
 }
 
 
+def _half(transcript: Transcript) -> Seam | bytes | None:
+    """The last piece of the text is forgotten."""
+    transcript._read()
+    transcript._text = transcript._text[: transcript._text.rstrip().rfind(" ") + 1]
+    return _remainder(transcript)
+
+
+def _always_over(transcript: Transcript) -> Seam | bytes | None:
+    transcript._read()
+    transcript._finished = True
+    return _remainder(transcript)
+
+
+DEFECTS_OF_TAKEOVER: dict[str, tuple[Defect, str]] = {
+    "another replica begins anew": (
+        lambda: mock.patch("app.wire.transcript.rest_of", lambda call, text, tokens: call),
+        "what_is_tried_once_the_client_has_read_goes_on_from_there",
+    ),
+    "a part of the text is told again": (
+        method(Transcript, "remainder", _half),
+        "what_is_tried_once_the_client_has_read_goes_on_from_there",
+    ),
+    "what is broken off is taken for whole": (
+        method(Transcript, "remainder", _always_over),
+        "a_text_is_what_one_engine_made",
+    ),
+    "another replica's count is taken for all of it": (
+        method(Seam, "_whole", lambda seam, usage, told: told),
+        "a_stream_that_is_taken_over_is_seamless",
+    ),
+    "the first part does not count": (
+        lambda: mock.patch("app.wire.transcript.rest_of", lambda call, text, tokens: rest_of(call, text, 0)),
+        "what_reaches_an_engine_is_what_the_client_sent",
+    ),
+    "who speaks is said again": (
+        method(Seam, "_shortened", lambda seam, choice: "as it is"),
+        "a_stream_that_is_taken_over_is_seamless",
+    ),
+}
+
+
 def _violated(seeds: Iterable[int]) -> Iterator[set[str]]:
     for seed in seeds:
         yield {violation.invariant for violation in check(simulate(world_of(seed)))}
@@ -227,6 +273,13 @@ def test_a_defect_is_found(what: str) -> None:
     defect, invariant = DEFECTS[what]
     with defect():
         assert any(invariant in violated for violated in _violated(WORLDS))
+
+
+@pytest.mark.parametrize("what", DEFECTS_OF_TAKEOVER)
+def test_a_defect_is_found_where_engines_die(what: str) -> None:
+    defect, invariant = DEFECTS_OF_TAKEOVER[what]
+    with defect():
+        assert any(invariant in violated for violated in _violated(DYING))
 
 
 @pytest.mark.parametrize("what", DEFECTS_WITH_REDIS)

@@ -1,13 +1,14 @@
 """A collector of traces: a real server that takes OTLP over HTTP, and can be slow or unwilling."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
@@ -32,11 +33,14 @@ class Seen:
 
 
 def plain(attributes: Any) -> dict[str, Any]:
-    def value_of(pair: KeyValue) -> Any:
-        kind = pair.value.WhichOneof("value")
-        return getattr(pair.value, kind) if kind else None
+    return {pair.key: _plain(pair.value) for pair in attributes}
 
-    return {pair.key: value_of(pair) for pair in attributes}
+
+def _plain(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_plain(each) for each in value.array_value.values]
+    return getattr(value, kind) if kind else None
 
 
 class Collector:
@@ -59,8 +63,16 @@ class Collector:
                 found += [Seen(span, resource) for scope in each.scope_spans for span in scope.spans]
         return found
 
-    def named(self, name: str) -> list[Seen]:
-        return [span for span in self.spans if span.name == name]
+    def trace(self, trace_id: str, names: Sequence[str], limit_s: float = 20.0) -> list[Seen]:
+        """All of one trace in the order of `names`, which are all that it has. Processes send them when they like."""
+        ends = time.monotonic() + limit_s
+        while len(found := [span for span in self.spans if span.trace_id == trace_id]) < len(names):
+            if time.monotonic() > ends:
+                break
+            time.sleep(0.05)
+        found.sort(key=lambda span: (span.began, -span.ended))
+        assert sorted(span.name for span in found) == sorted(names)
+        return [found.pop(next(n for n, span in enumerate(found) if span.name == name)) for name in names]
 
 
 @contextmanager

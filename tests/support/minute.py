@@ -23,6 +23,8 @@ from tests.support.stack import MODEL, Stack
 from tests.support.tenancy import signed
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+STORY = "Tell me a long story."
+"""The engine comes to its end by itself, after hundreds of tokens: another one can go on with it."""
 STANDSTILLS = 4
 WORDS = "Docker is,A queue is,A deadline is,What is batching?,A container is,What is a token?".split(",")
 
@@ -118,7 +120,7 @@ async def stream(
         "model": MODEL,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": tokens,
-        "ignore_eos": True,
+        "ignore_eos": prompt != STORY,
         "stream": True,
     }
     with suppress(httpx.HTTPError):
@@ -229,18 +231,22 @@ class Mischief:
                 return
             assert self._stack.all_ready(), self._stack.tails()
 
-    async def _ask_many(self, calls: int, tokens: int = 40, every_s: float = 0.25) -> None:
+    async def _ask_many(
+        self, calls: int, tokens: int = 40, every_s: float = 0.25, prompts: tuple[str, ...] = ("A container is",)
+    ) -> None:
         """Of many conversations, so that each engine is the home of some."""
         async with client(self._stack.gateway.url) as http, asyncio.TaskGroup() as tasks:
             for number in range(calls):
                 session = {"x-session-id": f"many-{number}"}
-                tasks.create_task(stream(http, "chat", "A container is", tokens, **session))
+                prompt = prompts[number % len(prompts)]
+                tasks.create_task(stream(http, "chat", prompt, tokens, **session))
                 await asyncio.sleep(every_s)
 
     def engine_is_killed(self) -> None:
-        """In the middle of streams. Its worker starts it again."""
+        """In the middle of streams, of which some can be taken over. Its worker starts it again."""
         assert self._stack.all_ready(), self._stack.tails()
-        asked = threading.Thread(target=lambda: asyncio.run(self._ask_many(16, 800, every_s=0.1)))
+        prompts = (STORY, STORY, STORY, "A container is")
+        asked = threading.Thread(target=lambda: asyncio.run(self._ask_many(16, 800, 0.1, prompts)))
         asked.start()
         time.sleep(1)
         assert comes_true(lambda: self._stack.workers[1].engine.at_work() > 1, 20), self._stack.tails()

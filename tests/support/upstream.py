@@ -29,6 +29,7 @@ class Says:
 class Upstream:
     """Its next answers, in order; after them it is well."""
 
+    url: str
     says: list[Says] = field(default_factory=list)
     asked: list[bytes] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
@@ -36,7 +37,7 @@ class Upstream:
 
 @contextmanager
 def upstream(port: int) -> Iterator[Upstream]:
-    state = Upstream()
+    state = Upstream(f"http://127.0.0.1:{port}")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

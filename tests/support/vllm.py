@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.cluster.launchers.plan import Machine
+from tests.support.collector import Collector, collector
 from tests.support.processes import EngineSite, GatewayProcess, alive, below, comes_true, free_port
 
 ON_VLLM = (pytest.mark.vllm, pytest.mark.timeout(120, func_only=True))
@@ -31,10 +32,12 @@ START_S, STOP_S = 400.0, 40.0
 
 
 class VllmFleet:
-    """The gateway, and each replica as seen from outside, by the name that the gateway gives it."""
+    """The gateway, and each replica as seen from outside, by the name that the gateway gives it; and who collects what
+    all of them tell of traces."""
 
-    def __init__(self, gateway: GatewayProcess) -> None:
+    def __init__(self, gateway: GatewayProcess, collecting: Collector) -> None:
         self.gateway = gateway
+        self.collecting = collecting
         ports = sorted(_port_of(keeper) for keeper in self.keepers())
         self.engines = {f"engine-{number}": EngineSite(port) for number, port in enumerate(ports)}
 
@@ -80,7 +83,13 @@ def _port_of(keeper: int) -> int:
 
 @contextmanager
 def vllm_fleet(folder: Path) -> Iterator[VllmFleet]:
-    """Both replicas are ready within the block, and nothing of them is left behind it."""
+    """Both replicas are ready within the block, and nothing of them is left behind it. Their traces are kept."""
+    with collector() as collecting, _vllm_fleet(folder, collecting) as fleet:
+        yield fleet
+
+
+@contextmanager
+def _vllm_fleet(folder: Path, collecting: Collector) -> Iterator[VllmFleet]:
     assert shutil.which("vllm"), "there is no `vllm` on the PATH: run these tests with `make test-vllm`"
     gateway = GatewayProcess(
         "vllm",
@@ -92,12 +101,14 @@ def vllm_fleet(folder: Path) -> Iterator[VllmFleet]:
         ENGINE_ARGS=f"{ARGS} {SHARED_GPU}" if Machine.here().has_gpu else ARGS,
         PROBE_INTERVAL="0.5",
         VLLM_ALLOW_RUNTIME_LORA_UPDATING="True",
+        OTEL_EXPORTER_OTLP_ENDPOINT=collecting.url,
+        OTEL_BSP_SCHEDULE_DELAY="200",
     )
     family: set[int] = set()
     try:
         gateway.await_ready("/readyz", START_S)
         assert comes_true(lambda: are_ready(gateway) == 2, START_S, every_s=0.5), gateway.tail()
-        fleet = VllmFleet(gateway)
+        fleet = VllmFleet(gateway, collecting)
         yield fleet
         fleet.close()
         family = gateway.children()

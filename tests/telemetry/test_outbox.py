@@ -48,7 +48,7 @@ class Office:
         self.lost: list[int] = []
         self.changes: list[tuple[bool, str]] = []
         self.changed = threading.Semaphore(0)
-        self.outbox = Outbox(self.exporter, batches, spans_of, self.lost.append, self._changed)
+        self.outbox = Outbox(self.exporter, batches, spans_of, lambda record: 2, self.lost.append, self._changed)
 
     def _changed(self, available: bool, reason: str) -> None:
         self.changes.append((available, reason))

@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from app.errors import Outcome
 from app.generation import Route, Usage
-from app.telemetry.record import Attempt, Record
+from app.telemetry.record import Attempt, Reason, Record
 from app.telemetry.tracing.spans import OPERATIONS, Spans, count_of
 from app.trace import Trace
 
@@ -43,54 +43,47 @@ def says(span: ReadableSpan, **wanted: object) -> bool:
     return {name: given.get(name.replace("__", ".")) for name in wanted} == wanted
 
 
-def test_a_stream_that_waited_is_told_in_four_spans() -> None:
-    tried = attempt("a", 103.0, 109.0)
+def test_a_stream_that_waited_is_told_in_five_spans() -> None:
+    tried = attempt("a", 103.5, 109.0, sought=101.0, reason=Reason.LOAD, among=2, address=("127.0.0.1", 8100))
+    asked = {"stream": True, "choices": 2, "max_tokens": 9, "temperature": 0.5}
     usage = Usage(7, 5, 3)
-    server, queue, attempted, stream = spans(
-        record(stream=True, waits=((101.0, 103.0),), tries=(tried,), first_byte=104.0, usage=usage, events=6)
+    server, _, route, attempted, stream = made = spans(
+        record(waits=((101.0, 103.0),), tries=(tried,), first_byte=104.0, usage=usage, events=6, **asked)
     )
-    assert [each.name for each in (server, queue, attempted, stream)] == [
-        "POST /v1/chat/completions",
-        "queue",
-        "chat demo",
-        "stream",
-    ]
-    assert [when(each) for each in (server, queue, attempted, stream)] == [
-        (100, 110),
-        (101, 103),
-        (103, 109),
-        (104, 110),
-    ]
+    assert [each.name for each in made] == ["POST /v1/chat/completions", "queue", "route", "chat demo", "stream"]
+    assert [when(each) for each in made] == [(100, 110), (101, 103), (103, 103.5), (103.5, 109), (104, 110)]
     (first_byte,) = server.events
     assert (first_byte.name, first_byte.timestamp) == ("first_byte", int((CALENDAR + 104) * 1e9))
     assert says(server, http__route=Route.CHAT, http__response__status_code=200, gllm__outcome="ok", gllm__tenant="t")
+    assert says(route, gllm__replica="a", gllm__routed_by="load", gllm__candidates=2)
     assert says(attempted, gllm__replica="a", gllm__attempt=1, gen_ai__provider__name="vllm")
+    assert says(attempted, server__address="127.0.0.1", server__port=8100, gen_ai__request__choice__count=2)
+    assert says(attempted, gen_ai__request__max_tokens=9, gen_ai__request__temperature=0.5)
     assert says(attempted, gen_ai__operation__name="chat", gen_ai__request__model="demo", gen_ai__request__stream=True)
     assert says(attempted, gen_ai__usage__input_tokens=7, gen_ai__usage__output_tokens=5)
-    assert says(attempted, gen_ai__usage__cache_read__input_tokens=3, gen_ai__response__time_to_first_chunk=1.0)
+    assert says(attempted, gen_ai__usage__cache_read__input_tokens=3, gen_ai__response__time_to_first_chunk=0.5)
     assert says(stream, gllm__events=6)
 
 
 def test_they_hang_together() -> None:
     tried = attempt("a", 103.0, 109.0)
     told = record(stream=True, waits=((101.0, 103.0),), tries=(tried,), first_byte=104.0)
-    server, queue, attempted, stream = spans(told)
-    for each in (server, queue, attempted, stream):
+    server, queue, route, attempted, stream = made = spans(told)
+    for each in made:
         assert each.context is not None
         assert each.context.trace_id == 0xAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
     assert server.parent is None
-    assert queue.parent is not None
-    assert attempted.parent is not None
-    assert queue.parent.span_id == attempted.parent.span_id == 0xBBBBBBBBBBBBBBBB
+    assert {each.parent.span_id for each in (queue, route, attempted) if each.parent} == {0xBBBBBBBBBBBBBBBB}
     assert tried.trace is not None
     assert stream.parent is not None
     assert f"{stream.parent.span_id:016x}" == tried.trace.span_id
 
 
 def test_each_attempt_is_a_span_and_only_the_last_has_the_result() -> None:
-    tries = (attempt("a", 101, 102, error="EngineFailed"), attempt("b", 103, 109))
-    _, failed, well = spans(record(tries=tries, usage=Usage(1, 2)))
+    tries = (attempt("a", 101, 102, error="EngineFailed"), attempt("b", 103, 109, sought=102.75))
+    _, _, failed, again, well = spans(record(tries=tries, usage=Usage(1, 2)))
     assert (failed.status.is_ok, well.status.is_ok) == (False, True)
+    assert when(again) == (102.75, 103)
     assert says(failed, gllm__replica="a", gllm__attempt=1, error__type="EngineFailed")
     assert says(failed, gen_ai__usage__output_tokens=None)
     assert says(well, gllm__replica="b", gllm__attempt=2, error__type=None, gen_ai__usage__output_tokens=2)
@@ -98,7 +91,7 @@ def test_each_attempt_is_a_span_and_only_the_last_has_the_result() -> None:
 
 def test_of_two_that_raced_the_slower_one_is_told_and_did_not_fail() -> None:
     tries = (attempt("a", 101, 103, outrun=True), attempt("b", 102, 109))
-    _, slower, faster, stream = spans(record(tries=tries, stream=True, first_byte=103.0))
+    _, _, slower, _, faster, stream = spans(record(tries=tries, stream=True, first_byte=103.0))
     assert says(slower, gllm__outrun=True)
     assert slower.status.is_ok
     assert stream.parent is not None
@@ -106,13 +99,29 @@ def test_of_two_that_raced_the_slower_one_is_told_and_did_not_fail() -> None:
     assert stream.parent.span_id == faster.context.span_id
 
 
+def test_who_goes_on_with_a_stream_has_no_first_chunk_of_its_own() -> None:
+    tries = (attempt("a", 101, 103, error="EngineBroken"), attempt("b", 103.5, 109))
+    told = record(tries=tries, stream=True, first_byte=102.0, taken_over=1, usage=Usage(7, 5))
+    _, _, _, _, later, stream = spans(told)
+    assert says(later, gllm__replica="b", gen_ai__response__time_to_first_chunk=None, gen_ai__usage__output_tokens=5)
+    assert when(stream) == (102, 110)
+
+
+def test_what_is_usual_and_what_is_not_known_is_not_told() -> None:
+    _, route, tried = spans(record(tries=(attempt("a", 101, 102),)))
+    assert when(route) == (101, 101)
+    assert says(route, gllm__routed_by=None)
+    assert says(tried, server__address=None, gen_ai__request__choice__count=None, gen_ai__request__stream=None)
+    assert says(tried, gen_ai__request__max_tokens=None, gen_ai__request__temperature=None)
+
+
 def test_an_attempt_that_outlives_its_request_ends_with_it() -> None:
-    _, tried = spans(record(tries=(attempt("a", 101, 0.0),), status=499, outcome=Outcome.CLIENT_GONE))
+    _, _, tried = spans(record(tries=(attempt("a", 101, 0.0),), status=499, outcome=Outcome.CLIENT_GONE))
     assert when(tried) == (101, 110)
 
 
 def test_tokens_that_were_guessed_are_not_told() -> None:
-    _, tried = spans(record(tries=(attempt("a", 101, 102),), usage=Usage(1, 2), guessed=True))
+    _, _, tried = spans(record(tries=(attempt("a", 101, 102),), usage=Usage(1, 2), guessed=True))
     assert says(tried, gen_ai__usage__input_tokens=None)
 
 

@@ -70,11 +70,13 @@ async def test_one_trace_from_the_caller_through_the_gateway_to_the_engine(
     assert answer.status == 200
     (call,) = house.engine.calls
     spans = await told(house, collecting)
-    server, attempt, stream = spans
-    assert [span.name for span in spans] == ["POST /v1/chat/completions", "chat demo", "stream"]
-    assert [span.kind for span in spans] == ["server", "client", "internal"]
+    server, route, attempt, stream = spans
+    assert [span.name for span in spans] == ["POST /v1/chat/completions", "route", "chat demo", "stream"]
+    assert [span.kind for span in spans] == ["server", "internal", "client", "internal"]
     assert {span.trace_id for span in spans} == {TRACE_ID}
-    assert [span.parent_id for span in spans] == [CALLERS, server.span_id, attempt.span_id]
+    assert [span.parent_id for span in spans] == [CALLERS, server.span_id, server.span_id, attempt.span_id]
+    assert (route.attributes["gllm.routed_by"], route.attributes["gllm.candidates"]) == ("only", 1)
+    assert server.began < route.began <= route.ended == attempt.began
     assert (call.traceparent, call.tracestate) == (f"00-{TRACE_ID}-{attempt.span_id}-01", "theirs=1")
     assert server.state == "theirs=1"
     assert server.began <= attempt.began <= server.events["first_byte"] == stream.began
@@ -102,7 +104,7 @@ async def test_each_attempt_is_the_parent_of_its_own_engines_work(traced: BuildT
     while not failing.calls:  # which one is first is the policy's
         assert (await house.post(asking())).status == 200
     spans = await told(house, collecting)
-    (failed,) = [span for span in spans if span.attributes.get("gllm.replica") == "a"]
+    (failed,) = [span for span in spans if span.attributes.get("gllm.replica") == "a" and span.kind == "client"]
     (again,) = [span for span in spans if span.attributes.get("gllm.attempt") == 2]
     assert failed.failed
     assert failed.attributes["error.type"] == "EngineFailed"
@@ -122,7 +124,7 @@ async def test_two_tries_at_once_are_told_apart(traced: BuildTraced, collecting:
         await house.post(asking(stream=True))
     slow.stall_at = 0
     assert (await house.post(asking(stream=True), headers=[*JSON, TRACE])).headers["x-gllm-replica"] == "b"
-    server, outrun, won, stream = await told(house, collecting)
+    server, outrun, won, stream = [span for span in await told(house, collecting) if span.name != "route"]
     assert (outrun.attributes["gllm.replica"], outrun.attributes["gllm.outrun"]) == ("a", True)
     assert (won.attributes["gllm.replica"], "gllm.outrun" in won.attributes) == ("b", False)
     assert outrun.parent_id == won.parent_id == server.span_id
@@ -157,7 +159,7 @@ async def test_a_request_with_a_key_has_the_attempts_of_its_run_and_its_twin_has
         assert (await house.post(asking(stream=True), headers=keyed)).status == 200
     spans = await told(house, collecting)
     first, second = [span for span in spans if span.kind == "server"]
-    assert [span.name for span in spans if span.trace_id == first.trace_id][1:] == ["chat demo", "stream"]
+    assert [span.name for span in spans if span.trace_id == first.trace_id][1:] == ["route", "chat demo", "stream"]
     assert [span.name for span in spans if span.trace_id == second.trace_id][1:] == ["stream"]
     assert second.attributes["gllm.replayed"] is True
 
@@ -242,7 +244,7 @@ async def test_a_dead_collector_costs_requests_nothing_and_is_told_once(
     assert not change.available
     assert "401" in change.reason
     assert house.gateway.metrics is not None
-    assert b"gllm_spans_dropped_total 6.0" in house.gateway.metrics.page()[1]
+    assert b"gllm_spans_dropped_total 9.0" in house.gateway.metrics.page()[1]
 
 
 async def test_a_hanging_collector_costs_requests_nothing(traced: BuildTraced, collecting: Collector) -> None:
@@ -255,9 +257,9 @@ async def test_a_hanging_collector_costs_requests_nothing(traced: BuildTraced, c
     for _ in range(10):
         assert (await house.post(asking())).status == 200
     assert house.gateway.metrics is not None
-    assert b"gllm_spans_dropped_total 12.0" in house.gateway.metrics.page()[1]
+    assert b"gllm_spans_dropped_total 18.0" in house.gateway.metrics.page()[1]
     collecting.open.set()
-    assert len(await told(house, collecting)) == 2 * 5
+    assert len(await told(house, collecting)) == 3 * 5
 
 
 async def test_opentelemetrys_own_variables_hold_wherever_they_stand(

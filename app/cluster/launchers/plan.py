@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.engines.vllm import command as vllm
 from app.engines.vllm import versions
-from app.settings import Engine
+from app.settings import Engine, Telemetry, otel
 
 ROOT = Path(__file__).parents[3]
 """The folder that `app` is in: of a checkout, or of installed packages."""
@@ -56,6 +56,9 @@ class Launch:
         return url_of(self.host, self.port)
 
 
+NOT_TRACED = Telemetry(tracing=False)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where one engine is to run, and under which names."""
@@ -69,6 +72,8 @@ class Place:
     """The address it listens on."""
     names: tuple[str, ...] = ()
     """What callers call its model; empty: its own name."""
+    telemetry: Telemetry = NOT_TRACED
+    """Whether it sends traces, and where to."""
 
 
 Build = Callable[[Engine, Place], tuple[list[str], dict[str, str]]]
@@ -97,7 +102,12 @@ def vllm_serve(engine: Engine, place: Place) -> tuple[list[str], dict[str, str]]
         gpus=len(place.gpus or ()),
         on_cpu=place.on_cpu,
     )
-    return [vllm.executable() or "vllm", *argv], vllm.environment(engine, on_cpu=place.on_cpu, threads=place.threads)
+    executable = vllm.executable() or "vllm"
+    env = vllm.environment(engine, on_cpu=place.on_cpu, threads=place.threads)
+    if not place.telemetry.traced or vllm.names_a_collector(engine) or not versions.can_trace(executable):
+        return [executable, *argv], env
+    collector = otel.traces_endpoint(place.telemetry.otel)
+    return [executable, *argv, *vllm.traced_to(collector)], env | vllm.TRACED_OVER_HTTP
 
 
 def command(engine: Engine, place: Place) -> tuple[list[str], dict[str, str]]:
@@ -136,10 +146,15 @@ def missing(engine: Engine) -> str | None:
     )
 
 
-def doubt(engine: Engine) -> str | None:
-    """What may be wrong with what is installed, as a sentence. It is started all the same."""
+def doubts(engine: Engine, telemetry: Telemetry = NOT_TRACED) -> list[str]:
+    """What may be wrong with what is installed, in sentences. It is started all the same."""
     executable = vllm.executable() if engine.type == "vllm" else None
-    return versions.doubt(executable) if executable else None
+    if executable is None:
+        return []
+    found = [versions.doubt(executable)]
+    if telemetry.traced and not vllm.names_a_collector(engine):
+        found.append(versions.untraced(executable))
+    return [each for each in found if each]
 
 
 def part(engine: Engine, machine: Machine, number: int) -> tuple[tuple[str, ...] | None, bool, int]:
@@ -151,8 +166,16 @@ def part(engine: Engine, machine: Machine, number: int) -> tuple[tuple[str, ...]
 def launch(name: str, engine: Engine, place: Place, build: Build | None = None) -> Launch:
     argv, defaults = (build or BUILDS[engine.type])(engine, place)
     env = {} if place.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)}
+    env |= _tracing(name, place.telemetry)
     host = WILDCARDS.get(place.host, place.host)
     return Launch(name, host, place.port, tuple(argv), env, defaults)
+
+
+def _tracing(name: str, telemetry: Telemetry) -> dict[str, str]:
+    """An engine has what the settings say, whatever part of them stands in `.env` and not in our environment."""
+    if telemetry.traced:
+        return {"ENABLE_TRACING": "true", **otel.of_engine(telemetry.otel, name)}
+    return {"ENABLE_TRACING": "false"} if telemetry.otel else {}
 
 
 def _share(gpus: tuple[str, ...] | None, number: int, of: int) -> tuple[str, ...] | None:

@@ -64,7 +64,8 @@ class Site:
         self._proof = self._grip.proof()
         self._port = self._port if self._ports.still_free(self._port) else self._next_port()
         post, terms = self._post, self._terms
-        place = Place(self._port, post.gpus, post.on_cpu, post.threads, post.host, terms.names(order))
+        names = terms.names(order)
+        place = Place(self._port, post.gpus, post.on_cpu, post.threads, post.host, names, terms.telemetry)
         planned = launch(post.name, terms.meant(order), place, self._build)
         return replace(planned, env={**planned.env, **self._grip.env})
 

@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass, replace
 
 from app.cluster.control import Order
-from app.settings import Engine
+from app.cluster.launchers.plan import NOT_TRACED
+from app.settings import Engine, Telemetry
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,8 @@ class Terms:
     engine: Engine
     """What an order does not say."""
     gpus: tuple[str, ...] | None
+    telemetry: Telemetry = NOT_TRACED
+    """Whether its engines send traces, and where to."""
 
     @property
     def takes_any_name(self) -> bool:

@@ -19,7 +19,7 @@ from typing import Self
 from app.clock import Clock
 from app.cluster.control import Adapter, Order, Released, Status, WorkerState
 from app.cluster.launchers.losses import EngineDidNotStart
-from app.cluster.launchers.plan import Build, missing
+from app.cluster.launchers.plan import NOT_TRACED, Build, missing
 from app.cluster.worker.board import Board
 from app.cluster.worker.inbox import Change, Inbox
 from app.cluster.worker.life import Life, Pace
@@ -28,7 +28,7 @@ from app.cluster.worker.site import OnProgress, Post, occupied
 from app.cluster.worker.supervisor import FIRST_PAUSE_S, Audience, Supervisor
 from app.cluster.worker.terms import Terms, fault
 from app.errors import LoadFailed, LoadInProgress, NotOffered, NotReleased, UnknownAdapter, WorkerUnreachable
-from app.settings import Engine
+from app.settings import Engine, Telemetry
 from app.version import VERSION
 
 
@@ -41,13 +41,14 @@ class LocalWorker:
         *,
         on_progress: OnProgress = lambda name, line: None,
         heartbeat_s: float = 2.0,
+        telemetry: Telemetry = NOT_TRACED,
         build: Build | None = None,
         pace: Pace | None = None,
         first_pause_s: float = FIRST_PAUSE_S,
         clock: Clock = time.monotonic,
     ) -> None:
         self._post = post
-        self._terms = Terms(engine, post.gpus)
+        self._terms = Terms(engine, post.gpus, telemetry)
         self._state_dir = state_dir
         self._on_progress = on_progress
         self._build = build

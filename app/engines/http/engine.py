@@ -20,7 +20,7 @@ class HttpEngine:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         api_key: str | None = None,
     ) -> None:
-        address = parse(base_url)
+        address = self.address = parse(base_url)
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise ValueError("An engine's API key must be printable ASCII.")
         self._watch = watch

@@ -9,16 +9,28 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from app.engines.transformers.engine import Engine
+    from app.engines.transformers.tracing import Tracer
+    from app.telemetry.tracing.sdk import Sdk
 
 _STARTED = time.perf_counter()
 
 GRACE_S = 5.0
+
+SERVICE = "gllm-engine"
+"""Its name in traces, unless OTEL_SERVICE_NAME gives another."""
+
+SPANS_SENT_S = 1.0
+"""How long a stop waits for the collector to take the last spans: within what a keeper leaves beyond the grace."""
+
+TRACING = ("ENABLE_TRACING", "OTEL_")
+"""Variables that begin so say, as in a gateway, whether spans are sent and where to."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +43,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _refuse(f"Cannot listen on {args.host}:{args.port}: {error.strerror}.")
     with listener:
-        return _start(args, listener)
+        try:
+            sdk = _sdk({name: value for name, value in os.environ.items() if name.startswith(TRACING)})
+        except NoTracing as error:
+            return _refuse(str(error))
+        return _start(args, listener, sdk)
+
+
+class NoTracing(Exception):
+    """It is wanted and cannot be; the text is for the person who starts the engine."""
+
+
+def _sdk(environment: Mapping[str, str]) -> "Sdk | None":
+    """Where it is off, nothing of it is even imported."""
+    if not environment:
+        return None
+    from app.settings import BadSetting, Settings
+
+    try:
+        telemetry = Settings.load(environment, env_file=None).telemetry
+    except BadSetting as error:
+        raise NoTracing(str(error)) from None
+    if not telemetry.traced:
+        return None
+    from app.telemetry.tracing.sdk import NoExporter, Sdk
+    from app.version import VERSION
+
+    try:
+        return Sdk.configured(telemetry.otel, VERSION, SERVICE)
+    except NoExporter as error:
+        raise NoTracing(str(error)) from None
 
 
 def _missing(model: str) -> bool:
@@ -49,7 +90,7 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _start(args: argparse.Namespace, listener: socket.socket) -> int:
+def _start(args: argparse.Namespace, listener: socket.socket, sdk: "Sdk | None") -> int:
     tell("importing")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -75,18 +116,27 @@ def _start(args: argparse.Namespace, listener: socket.socket) -> int:
         return _refuse(str(error))
     except (ValueError, MemoryError, RuntimeError) as error:
         return _refuse(f"The engine cannot be set up: {str(error).splitlines()[0]}")
+    tracer = None if sdk is None else _tracer(sdk, engine)
     with asyncio.Runner(loop_factory=_loop) as runner:
-        return runner.run(_serve(args, engine, listener, transformers.__version__))
+        return runner.run(_serve(args, engine, listener, transformers.__version__, tracer))
 
 
-async def _serve(args: argparse.Namespace, engine: "Engine", listener: socket.socket, version: str) -> int:
+def _tracer(sdk: "Sdk", engine: "Engine") -> "Tracer":
+    from app.engines.transformers.tracing import Tracer
+
+    return Tracer(sdk, engine.name, time.perf_counter, _unix_now, engine.metrics.spans_dropped.inc)
+
+
+async def _serve(
+    args: argparse.Namespace, engine: "Engine", listener: socket.socket, version: str, tracer: "Tracer | None"
+) -> int:
     from app.engines.transformers.server import create_app
 
     engine.start()
     try:
         tell("warming up")
         await engine.warm_up()
-        server = _server(create_app(engine, version=version, api_key=args.api_key), args)
+        server = _server(create_app(engine, version=version, api_key=args.api_key, tracer=tracer), args)
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for each in (signal.SIGTERM, signal.SIGINT):
@@ -97,6 +147,8 @@ async def _serve(args: argparse.Namespace, engine: "Engine", listener: socket.so
             stop.set()
     finally:
         await engine.stop()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close, SPANS_SENT_S)
     tell("stopped")
     return 0
 
@@ -138,6 +190,10 @@ def _loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _unix_now() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 def tell(what: str) -> None:

@@ -56,7 +56,6 @@ class Engine:
         self._dead = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._feeds: dict[str, tuple[Job, Feed]] = {}
-        self._last_token: dict[str, float] = {}
         self._mean_s = 1.0
         self._embedder = ThreadPoolExecutor(1, thread_name_prefix="embed")
         self._batch = Batch(model.network, limits, self._on_news, self._on_death)
@@ -129,7 +128,6 @@ class Engine:
         """Take a sequence out of the batch. Nothing happens if it has ended."""
         if self._feeds.pop(job.id, None) is not None:
             self._batch.cancel(job)
-            self._last_token.pop(job.id, None)
             self.metrics.ended["abort"].inc()
 
     def stopped(self, job: Job) -> None:
@@ -175,12 +173,12 @@ class Engine:
             _, feed = self._feeds[job.id]
             if each.token is not None:
                 produced += 1
-                last = self._last_token.get(job.id)
-                if last is None:
+                if job.last_token is None:
+                    job.first_token = now
                     self._began(job, now)
                 else:
-                    metrics.between_tokens.observe(now - last)
-                self._last_token[job.id] = now
+                    metrics.between_tokens.observe(now - job.last_token)
+                job.last_token = now
             if each.finish:
                 del self._feeds[job.id]
                 self._ended(job, each.finish)
@@ -200,7 +198,6 @@ class Engine:
     def _ended(self, job: Job, reason: str) -> None:
         lasted = time.perf_counter() - job.arrived
         self._mean_s += 0.1 * (lasted - self._mean_s)
-        self._last_token.pop(job.id, None)
         metrics = self.metrics
         metrics.ended[reason].inc()
         metrics.whole.observe(lasted)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.engines.transformers.orders import Order
 from app.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -41,6 +42,18 @@ class Exchange:
     id: str
     size: int = 0
     begun: bool = False
+    status: int = 0
+    error: str = ""
+    """The class of what it ended with."""
+    interrupted: bool = False
+    """It had begun to answer by then."""
+    model: str = ""
+    """As it was asked for."""
+    answer_id: str = ""
+    order: Order | None = None
+    """What the batch is given to do for it."""
+    prompt_tokens: int = 0
+    """Of what is not for the batch."""
 
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.scope["headers"] if key == name), None)
@@ -69,7 +82,7 @@ class Exchange:
             raise BodyTooSlow from None
 
     async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.begun = True
+        self.begun, self.status = True, status
         named = [*headers, (b"x-request-id", self.id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": named})
 
@@ -87,6 +100,7 @@ class Exchange:
 
     async def fail(self, error: GatewayError) -> None:
         """Honest JSON while that is possible; then one event, and no `[DONE]`."""
+        self.error, self.interrupted = type(error).__name__, self.begun
         if self.begun:
             await self.write(error_event(error), more=False)
             return

@@ -11,7 +11,8 @@ Finish = Literal["stop", "length", "error"]
 
 @dataclass(eq=False)
 class Job:
-    """One sequence to generate. The batch thread writes to it until its last `News`; then nobody does."""
+    """One sequence to generate. The batch thread writes to it until its last `News`; then nobody does. Only when its
+    tokens came is written by the event loop, which times them."""
 
     id: str
     prompt: list[int]
@@ -21,6 +22,8 @@ class Job:
     stop_ids: frozenset[int]  # end, and are named as the reason
     arrived: float = field(default_factory=time.perf_counter)
     started: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
     cached_tokens: int = 0
     row: Row = field(init=False)
     trials: int = 0

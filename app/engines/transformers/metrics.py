@@ -84,6 +84,9 @@ class Metrics:
         self.queued = histogram("vllm:request_queue_time_seconds", "From arrival to the first step.", _FIRST_TOKEN)
         self.prompt_sizes = histogram("vllm:request_prompt_tokens", "Prompt tokens of a sequence.", tokens)
         self.generation_sizes = histogram("vllm:request_generation_tokens", "Tokens produced for a sequence.", tokens)
+        self.spans_dropped = Counter(
+            "gllm_spans_dropped", "Spans that the collector of traces did not take.", registry=self._registry
+        )
         self.step_tokens = histogram("vllm:iteration_tokens_total", "Tokens in a step of the engine.", _STEP)
 
     def page(self) -> bytes:

@@ -5,9 +5,10 @@ import hmac
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI
@@ -36,6 +37,9 @@ from app.wire.parsing import parse
 from app.wire.requests import AnyRequest, ChatRequest, CompletionRequest
 from app.wire.sse import DONE
 
+if TYPE_CHECKING:
+    from app.engines.transformers.tracing import Tracer
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -56,7 +60,7 @@ class Api:
     async def chat(self, exchange: Exchange) -> None:
         request = await self._parsed(exchange, Route.CHAT)
         assert isinstance(request, ChatRequest)
-        id_ = f"chatcmpl-{exchange.id}"
+        id_ = exchange.answer_id = f"chatcmpl-{exchange.id}"
         order = await self._off_loop(exchange, self._intake.chat, request, f"{id_}-{secrets.token_hex(4)}")
         engine = self._engine
         writer = answers.ChatWriter(order, id_, _now(), engine.name, engine.model.tokens)
@@ -65,7 +69,7 @@ class Api:
     async def completions(self, exchange: Exchange) -> None:
         request = await self._parsed(exchange, Route.COMPLETIONS)
         assert isinstance(request, CompletionRequest)
-        id_ = f"cmpl-{exchange.id}"
+        id_ = exchange.answer_id = f"cmpl-{exchange.id}"
         order = await self._off_loop(exchange, self._intake.completions, request, f"{id_}-{secrets.token_hex(4)}")
         engine = self._engine
         writer = answers.CompletionWriter(order, id_, _now(), engine.name, engine.model.tokens)
@@ -74,8 +78,9 @@ class Api:
     async def embeddings(self, exchange: Exchange) -> None:
         request: Any = await self._parsed(exchange, Route.EMBEDDINGS)
         prompts = await self._off_loop(exchange, self._intake.embeddings, request)
+        id_ = exchange.answer_id = f"embd-{exchange.id}"
+        tokens = exchange.prompt_tokens = sum(map(len, prompts))
         vectors = await unless_hung_up(exchange.receive, self._engine.embed(prompts))
-        id_, tokens = f"embd-{exchange.id}", sum(map(len, prompts))
         packed = request.encoding_format == "base64"
         await exchange.answer(answers.embeddings_body(self._engine.name, id_, _now(), vectors, tokens, packed=packed))
 
@@ -117,9 +122,11 @@ class Api:
         request = parse(route, body)
         if request.model is not None and request.model not in self._engine.names:
             raise UnknownModel("This engine serves another model.", param="model")
+        exchange.model = request.model or self._engine.name
         return request
 
     async def _generate(self, exchange: Exchange, order: Order, writer: answers.Writer) -> None:
+        exchange.order = order
         await unless_hung_up(exchange.receive, self._run(exchange, order, writer))
 
     async def _run(self, exchange: Exchange, order: Order, writer: answers.Writer) -> None:
@@ -166,8 +173,9 @@ class Api:
 class Edge:
     """Around everything: the request id, the key, and the one place where errors become answers."""
 
-    def __init__(self, app: Any, api_key: str | None) -> None:
+    def __init__(self, app: Any, api_key: str | None, tracer: "Tracer | None") -> None:
         self._app = app
+        self._tracer = tracer
         self._digest = sha256(api_key.encode()).digest() if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,11 +184,16 @@ class Edge:
             return
         exchange = Exchange(scope, receive, send, request_id(scope))
         scope["exchange"] = exchange
+        with nullcontext() if self._tracer is None else self._tracer.telling(exchange):
+            await self._answer(exchange, scope, receive, send)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if self._digest is not None and scope["path"] not in _OPEN:
                 self._check_key(exchange, self._digest)
             await self._app(scope, receive, send)
-        except ClientGone:
+        except ClientGone as error:
+            exchange.error = type(error).__name__
             log.info("request %s: the client is gone", exchange.id)
         except GatewayError as error:
             await exchange.fail(error)
@@ -200,7 +213,7 @@ class Edge:
 _OPEN = {"/health", "/version", "/metrics"}
 
 
-def create_app(engine: Engine, *, version: str, api_key: str | None = None) -> FastAPI:
+def create_app(engine: Engine, *, version: str, api_key: str | None = None, tracer: "Tracer | None" = None) -> FastAPI:
     api = Api(engine, version)
     routes: list[tuple[str, str, Handle]] = [
         ("POST", "/v1/chat/completions", api.chat),
@@ -218,7 +231,7 @@ def create_app(engine: Engine, *, version: str, api_key: str | None = None) -> F
         redirect_slashes=False,
         exception_handlers={HTTPException: _lost},
         routes=[Path(path, _Endpoint(handle), methods=[method]) for method, path, handle in routes],
-        middleware=[Middleware(Edge, api_key=api_key)],
+        middleware=[Middleware(Edge, api_key=api_key, tracer=tracer)],
     )
 
 

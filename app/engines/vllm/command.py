@@ -28,6 +28,20 @@ def arguments(engine: Engine, *, host: str, port: int, gpus: int, on_cpu: bool, 
     ]
 
 
+TRACES_TO = "--otlp-traces-endpoint"
+TRACED_OVER_HTTP = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
+"""It would speak gRPC otherwise."""
+
+
+def traced_to(collector: str) -> tuple[str, ...]:
+    return TRACES_TO, collector
+
+
+def names_a_collector(engine: Engine) -> bool:
+    """In ENGINE_ARGS, which have the last word."""
+    return any(word.partition("=")[0].replace("_", "-") == TRACES_TO for word in engine.args)
+
+
 def environment(engine: Engine, *, on_cpu: bool, threads: int) -> dict[str, str]:
     """Defaults: what the operator's own environment says stays as it is."""
     env = {"VLLM_NO_USAGE_STATS": "1"}

@@ -5,27 +5,30 @@ dead costs requests nothing.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from app.telemetry.record import Record
 from app.telemetry.tracing.sdk import Batches
-from app.telemetry.tracing.spans import count_of
 
 log = logging.getLogger("gllm.tracing")
 
 EXPORTER_LOG = "opentelemetry.exporter"
 MAX_REASON = 300
 
+T = TypeVar("T")
+"""What is known of a request when it has ended, from which its spans are made."""
 
-class Outbox:
+
+class Outbox(Generic[T]):
     def __init__(
         self,
         exporter: SpanExporter,
         batches: Batches,
-        spans_of: Callable[[Record], list[ReadableSpan]],
+        spans_of: Callable[[T], Sequence[ReadableSpan]],
+        count_of: Callable[[T], int],
         on_dropped: Callable[[int], None],
         on_change: Callable[[bool, str], None],
     ) -> None:
@@ -33,9 +36,10 @@ class Outbox:
         self._exporter = exporter
         self._batches = batches
         self._spans_of = spans_of
+        self._count_of = count_of
         self._on_dropped = on_dropped
         self._on_change = on_change
-        self._waiting: deque[Record | ReadableSpan] = deque()
+        self._waiting: deque[T | ReadableSpan] = deque()
         self._taken = True
         self._reason = _FirstWord()
         self._due = threading.Event()
@@ -43,10 +47,10 @@ class Outbox:
         self._thread = threading.Thread(target=self._run, name="span-sender", daemon=True)
         self._thread.start()
 
-    def put(self, told: Record | ReadableSpan) -> None:
+    def put(self, told: T | ReadableSpan) -> None:
         waiting = len(self._waiting)
         if waiting >= self._batches.max_waiting or self._closing:
-            self._on_dropped(_spans_in(told))
+            self._on_dropped(self._spans_in(told))
             return
         self._waiting.append(told)
         if waiting + 1 == self._batches.max_size:
@@ -59,7 +63,7 @@ class Outbox:
         self._thread.join(limit_s)
         self._exporter.shutdown()
         while (lost := self._pop()) is not None:
-            self._on_dropped(_spans_in(lost))
+            self._on_dropped(self._spans_in(lost))
 
     # --- in its own thread ----------------------------------------------------------------------------------------
 
@@ -82,10 +86,10 @@ class Outbox:
         batch: list[ReadableSpan] = []
         while len(batch) < self._batches.max_size and (told := self._pop()) is not None:
             try:
-                batch += self._spans_of(told) if isinstance(told, Record) else [told]
+                batch += [told] if isinstance(told, ReadableSpan) else self._spans_of(told)
             except Exception:  # one request that nobody foresaw must not end the telling of all others
                 log.exception("the spans of a request could not be made")
-                self._on_dropped(_spans_in(told))
+                self._on_dropped(self._spans_in(told))
         return batch
 
     def _send(self, batch: list[ReadableSpan]) -> None:
@@ -97,11 +101,14 @@ class Outbox:
             self._taken = taken
             self._on_change(taken, self._reason.text)
 
-    def _pop(self) -> Record | ReadableSpan | None:
+    def _pop(self) -> T | ReadableSpan | None:
         try:
             return self._waiting.popleft()
         except IndexError:
             return None
+
+    def _spans_in(self, told: T | ReadableSpan) -> int:
+        return 1 if isinstance(told, ReadableSpan) else self._count_of(told)
 
 
 class _FirstWord(logging.Handler):
@@ -111,7 +118,3 @@ class _FirstWord(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.text = self.text or record.getMessage()[:MAX_REASON]
-
-
-def _spans_in(told: Record | ReadableSpan) -> int:
-    return count_of(told) if isinstance(told, Record) else 1

@@ -13,7 +13,7 @@ SERVICE = "gllm"
 
 
 class NoExporter(Exception):
-    """The text is a sentence for the person who starts the gateway."""
+    """The text is a sentence for the person who starts the gateway, or the engine."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,13 @@ class Sdk:
     batches: Batches
 
     @classmethod
-    def configured(cls, otel: Mapping[str, str], version: str) -> "Sdk":
+    def configured(cls, otel: Mapping[str, str], version: str, service: str = SERVICE) -> "Sdk":
+        """`service`: what it is called unless `otel` says otherwise."""
         with environment(otel):
             named = OTELResourceDetector().detect().attributes
-            resource = Resource.create({"service.name": SERVICE, "service.version": version, **named})
+            resource = Resource.create({"service.name": service, "service.version": version, **named})
             provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-            return cls(provider, _exporter(), _batches(otel))
+            return cls(provider, _exporter(), batches_of(otel))
 
 
 def _exporter() -> SpanExporter:
@@ -48,7 +49,7 @@ def _exporter() -> SpanExporter:
     return OTLPSpanExporter()
 
 
-def _batches(otel: Mapping[str, str]) -> Batches:
+def batches_of(otel: Mapping[str, str]) -> Batches:
     return Batches(
         max_waiting=int(otel.get("OTEL_BSP_MAX_QUEUE_SIZE", 2_048)),
         max_size=int(otel.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)),

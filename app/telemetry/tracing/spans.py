@@ -7,16 +7,14 @@ from collections.abc import Iterator
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import SpanKind
 
 from app.clock import Clock
 from app.errors import Outcome
 from app.generation import Route
 from app.telemetry.record import Attempt, Record
+from app.telemetry.tracing.maker import Attributes, Maker
 from app.trace import Trace
-
-Attributes = dict[str, str | bool | int | float]
 
 OPERATIONS: dict[str, str] = {
     Route.CHAT: "chat",
@@ -31,11 +29,9 @@ OPERATIONS: dict[str, str] = {
 
 FAILURES = frozenset((Outcome.UPSTREAM_FAILED, Outcome.INTERRUPTED, Outcome.DEADLINE, Outcome.DRAINING))
 
-_FAILED, _UNSET = Status(StatusCode.ERROR), Status(StatusCode.UNSET)
-
 
 def count_of(record: Record) -> int:
-    return 1 + len(record.waits) + len(record.tries) + _has_streamed(record)
+    return 1 + len(record.waits) + 2 * len(record.tries) + _has_streamed(record)
 
 
 class Spans:
@@ -45,42 +41,13 @@ class Spans:
 
     def __init__(self, resource: Resource, provider: str, clock: Clock, unix_now: Clock) -> None:
         """`provider`: what kind of engine answers."""
-        self._resource = resource
-        self._scope = InstrumentationScope("gllm")
+        self.span = Maker(resource).span
         self.provider = provider
         self._clock = clock
         self._unix_now = unix_now
 
     def of(self, record: Record, trace: Trace) -> list[ReadableSpan]:
         return list(_Telling(self, record, trace, self._unix_now() - self._clock()).all())
-
-    def span(
-        self,
-        name: str,
-        trace: Trace,
-        began_ns: int,
-        ended_ns: int,
-        attributes: Attributes,
-        *,
-        kind: SpanKind = SpanKind.INTERNAL,
-        failed: bool = False,
-        events: tuple[Event, ...] = (),
-        parent_is_remote: bool = False,
-    ) -> ReadableSpan:
-        parent = _context(trace, trace.parent_id, is_remote=parent_is_remote) if trace.parent_id else None
-        return ReadableSpan(
-            name,
-            context=_context(trace, trace.span_id, is_remote=False),
-            parent=parent,
-            resource=self._resource,
-            attributes=attributes,
-            events=events,
-            kind=kind,
-            status=_FAILED if failed else _UNSET,
-            start_time=began_ns,
-            end_time=ended_ns,
-            instrumentation_scope=self._scope,
-        )
 
 
 class _Telling:
@@ -100,6 +67,7 @@ class _Telling:
         last = self._trace
         for number, attempt in enumerate(self._record.tries, 1):
             if attempt.trace is not None:
+                yield self._route(attempt)
                 yield self._attempt(number, attempt, attempt.trace)
                 last = last if attempt.outrun else attempt.trace
         if _has_streamed(self._record):
@@ -136,6 +104,15 @@ class _Telling:
             parent_is_remote=True,
         )
 
+    def _route(self, attempt: Attempt) -> ReadableSpan:
+        """The choice of a replica. While there was none to choose from it waited, which is told apart."""
+        waited = [ended for _, ended in self._record.waits if ended <= attempt.began]
+        said: Attributes = {"gllm.replica": attempt.replica, "gllm.candidates": attempt.among}
+        if attempt.reason is not None:
+            said["gllm.routed_by"] = attempt.reason.value
+        began = max([attempt.sought or attempt.began, *waited])
+        return self._spans.span("route", self._trace.child(), self._ns(began), self._ns(attempt.began), said)
+
     def _attempt(self, number: int, attempt: Attempt, trace: Trace) -> ReadableSpan:
         record = self._record
         said: Attributes = {
@@ -145,8 +122,9 @@ class _Telling:
             "gllm.replica": attempt.replica,
             "gllm.attempt": number,
         }
-        if record.stream:
-            said["gen_ai.request.stream"] = True
+        if attempt.address is not None:
+            said["server.address"], said["server.port"] = attempt.address
+        self._tell_request(said)
         if attempt.error:
             said["error.type"] = attempt.error
         elif attempt.outrun:
@@ -163,6 +141,17 @@ class _Telling:
             failed=bool(attempt.error),
         )
 
+    def _tell_request(self, said: Attributes) -> None:
+        record = self._record
+        if record.stream:
+            said["gen_ai.request.stream"] = True
+        if record.choices != 1:
+            said["gen_ai.request.choice.count"] = record.choices
+        if record.max_tokens is not None:
+            said["gen_ai.request.max_tokens"] = record.max_tokens
+        if record.temperature is not None:
+            said["gen_ai.request.temperature"] = record.temperature
+
     def _tell_result(self, attempt: Attempt, said: Attributes) -> None:
         """Tokens that no engine has counted are not told."""
         record = self._record
@@ -171,7 +160,7 @@ class _Telling:
             said["gen_ai.usage.output_tokens"] = record.usage.completion_tokens
             if record.usage.cached_tokens:
                 said["gen_ai.usage.cache_read.input_tokens"] = record.usage.cached_tokens
-        if record.stream and record.first_byte:
+        if record.stream and record.first_byte >= attempt.began:  # not if it went on with a stream that had begun
             said["gen_ai.response.time_to_first_chunk"] = record.first_byte - attempt.began
 
     def _stream(self, parent: Trace) -> ReadableSpan:
@@ -185,8 +174,3 @@ class _Telling:
 
 def _has_streamed(record: Record) -> bool:
     return record.stream and record.first_byte > 0
-
-
-def _context(trace: Trace, span_id: str, *, is_remote: bool) -> SpanContext:
-    state = TraceState.from_header([trace.state]) if trace.state else None
-    return SpanContext(int(trace.trace_id, 16), int(span_id, 16), is_remote, TraceFlags(trace.flags), state)

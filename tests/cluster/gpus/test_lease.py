@@ -355,4 +355,6 @@ async def test_others_are_left_alone(hold: Hold, tmp_path: Path) -> None:
         async with await engine(others, tmp_path) as process:
             assert await end_orphans(lease) == ()
             assert alive(process.pid)
+            # While it is being made it has none.
+            assert await asyncio.to_thread(comes_true, lambda: bool(held_by(process.pid)), 5)
             assert list(held_by(process.pid)) == [other.key]

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from app.cluster.launchers import plan as planning
-from app.cluster.launchers.plan import Launch, Machine, Place, launch, missing, part
+from app.cluster.launchers.plan import Launch, Machine, Place, doubts, launch, missing, part
 from app.engines.vllm import command as vllm
-from app.settings import Engine
+from app.engines.vllm import versions
+from app.settings import Engine, Settings
 
 GPUS = Machine(has_gpu=True, cores=16)
 CPU = Machine(has_gpu=False, cores=4)
@@ -110,3 +111,80 @@ def test_what_is_not_installed_is_told_before_the_start(monkeypatch: pytest.Monk
     )
     assert "the extra 'transformers'" in (missing(Engine()) or "")
     assert missing(Engine(type="external", urls=("http://a",))) is None
+
+
+# --- traces -----------------------------------------------------------------------------------------------------------
+
+COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
+
+
+def traced(engine: Engine, given: dict[str, str]) -> Launch:
+    telemetry = Settings.load(given, env_file=None).telemetry
+    return launch("engine-0", engine, Place(8100, None, False, 2, telemetry=telemetry))
+
+
+def test_an_engine_is_told_what_the_settings_say_of_traces_and_has_a_name_of_its_own() -> None:
+    given = COLLECTOR | {"OTEL_TRACES_SAMPLER": "parentbased_always_off", "OTEL_RESOURCE_ATTRIBUTES": "a=b"}
+    assert traced(Engine(), given).env == {
+        "ENABLE_TRACING": "true",
+        **given,
+        "OTEL_SERVICE_NAME": "gllm-engine",
+        "OTEL_RESOURCE_ATTRIBUTES": "a=b,service.instance.id=engine-0",
+    }
+
+
+@pytest.mark.parametrize(("given", "name"), [("mine", "mine-engine"), ("gllm-engine", "gllm-engine")])
+def test_engines_are_called_after_their_gateway(given: str, name: str) -> None:
+    assert traced(Engine(), COLLECTOR | {"OTEL_SERVICE_NAME": given}).env["OTEL_SERVICE_NAME"] == name
+
+
+def test_an_instance_that_the_operator_has_named_keeps_its_name() -> None:
+    named = {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=theirs,a=b"}
+    assert traced(Engine(), COLLECTOR | named).env["OTEL_RESOURCE_ATTRIBUTES"] == named["OTEL_RESOURCE_ATTRIBUTES"]
+
+
+@pytest.mark.parametrize("off", [{"ENABLE_TRACING": "false"}, {"OTEL_SDK_DISABLED": "true"}])
+def test_where_tracing_is_off_an_engine_hears_it_too(off: dict[str, str]) -> None:
+    assert traced(Engine(), COLLECTOR | off).env == {"ENABLE_TRACING": "false"}
+    assert traced(Engine(), {}).env == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        (COLLECTOR, "http://collector:4318/v1/traces"),
+        ({"ENABLE_TRACING": "true"}, "http://localhost:4318/v1/traces"),
+        (COLLECTOR | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://other/path"}, "http://other/path"),
+    ],
+)
+def test_vllm_is_told_where_the_collector_is_and_to_speak_http(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], url: str
+) -> None:
+    monkeypatch.setattr(versions, "can_trace", lambda executable: True)
+    started = traced(Engine(type="vllm", args=("--max-model-len", "8")), given)
+    assert started.argv[-4:] == ("--max-model-len", "8", "--otlp-traces-endpoint", url)
+    assert started.env_defaults["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--otlp-traces-endpoint", "grpc://theirs:4317"),
+        ("--otlp-traces-endpoint=grpc://theirs:4317",),
+        ("--otlp_traces_endpoint", "grpc://theirs:4317"),
+    ],
+)
+def test_the_operators_own_word_to_vllm_is_the_last(monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]) -> None:
+    monkeypatch.setattr(versions, "can_trace", lambda executable: True)
+    started = traced(Engine(type="vllm", args=args), COLLECTOR)
+    assert started.argv[-len(args) :] == args
+    assert "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" not in started.env_defaults
+    assert doubts(Engine(type="vllm", args=args), Settings.load(COLLECTOR, env_file=None).telemetry) == []
+
+
+def test_a_vllm_that_cannot_send_traces_is_started_without_and_that_is_said() -> None:
+    assert "--otlp-traces-endpoint" not in traced(Engine(type="vllm"), COLLECTOR).argv
+    (said,) = doubts(Engine(type="vllm"), Settings.load(COLLECTOR, env_file=None).telemetry)
+    assert said.startswith("vLLM's part of traces will be missing: its environment lacks opentelemetry-sdk, ")
+    assert doubts(Engine(type="vllm")) == []
+    assert doubts(Engine(), Settings.load(COLLECTOR, env_file=None).telemetry) == []

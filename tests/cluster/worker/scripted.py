@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if "helper" in script:
-    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     print("helper", helper.pid, flush=True)
 if "seen" in script:
     print("sees", os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("CLUSTER_SECRET"), flush=True)

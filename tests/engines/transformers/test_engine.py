@@ -125,4 +125,3 @@ async def test_places_are_given_back_on_every_way_out(loaded: Loaded) -> None:
                 await complete(client, max_tokens=500)
         assert engine._taken == 0
         assert not engine._feeds
-        assert not engine._last_token

@@ -4,16 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from app.engines.vllm.versions import TESTED, doubt, installed
+from app.engines.vllm.versions import TESTED, TRACED_BY, can_trace, doubt, installed, untraced
 
 DEBIAN = "lib/python3/dist-packages"
 
 
-def environment(at: Path, version: str, name: str = "vllm", packages: str = "lib/python3.12/site-packages") -> str:
-    """As an install leaves it; its command."""
+def install(at: Path, name: str, version: str, packages: str = "lib/python3.12/site-packages") -> None:
     metadata = at / packages / f"{name.replace('-', '_')}-{version}.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n")
+
+
+def environment(at: Path, version: str, name: str = "vllm", packages: str = "lib/python3.12/site-packages") -> str:
+    """As an install leaves it; its command."""
+    install(at, name, version, packages)
     command = at / "bin" / "vllm"
     command.parent.mkdir()
     command.write_text("#!/bin/sh\n")
@@ -48,3 +52,14 @@ def test_any_other_version_is_told_beside_the_tested_ones(tmp_path: Path, versio
     sentence = doubt(environment(tmp_path, version)) or ""
     assert f"vLLM {version} " in sentence
     assert TESTED[0] in sentence
+
+
+def test_it_can_send_traces_only_with_all_that_it_takes(tmp_path: Path) -> None:
+    command = environment(tmp_path, TESTED[0])
+    for number, package in enumerate(TRACED_BY):
+        assert not can_trace(command)
+        lacking = ", ".join(TRACED_BY[number:])
+        assert untraced(command) == f"vLLM's part of traces will be missing: its environment lacks {lacking}."
+        install(tmp_path, package, "1.0")
+    assert can_trace(command)
+    assert untraced(command) is None

@@ -4,9 +4,12 @@ import json
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
+from app.engines.scripted import End
 from app.reliability.stores.answer_keys import FOLLOWED_S
 from app.reliability.stores.shared import BEAT_S
+from tests.simulation.engines import goes_on_with
 from tests.simulation.history import History
 from tests.simulation.invariants.base import AT_ONCE_S, TICK_S, asking_s, hedges, invariant, with_records
 from tests.simulation.world import BEGAN_S
@@ -32,9 +35,10 @@ def attempts_are_bounded_and_recorded(history: History) -> Iterator[str]:
 
 @invariant
 def no_replica_is_tried_twice(history: History) -> Iterator[str]:
+    """But one that was outrun may have its turn when the other one dies."""
     works = history.works_by_request()
     for seen in history.all_seen:
-        names = [name for name, _ in works[seen.visit.id]]
+        names = [name for name, work in works[seen.visit.id] if not (hedges(history) and work.end is End.ABORTED)]
         if len(set(names)) < len(names):
             yield f"{seen.visit.id} was tried at {names}"
 
@@ -52,10 +56,15 @@ def a_request_is_at_one_replica_at_a_time(history: History) -> Iterator[str]:
 
 @invariant
 def second_tries_stay_within_their_budgets(history: History) -> Iterator[str]:
+    """Those that begin anew. To go on with what has begun, an attempt is all that it takes."""
     works = history.works_by_request()
     settings = history.world.settings
+    answered = {seen.visit.id: seen.answered for seen in history.all_seen}
     firsts = sum(bool(tries) for tries in works.values())
-    more = sum(len(tries) - 1 for tries in works.values() if tries)
+    more = -firsts
+    for request, tries in works.items():
+        begun = math.inf if (first := answered.get(request)) is None else first
+        more += sum(work.began <= begun and not goes_on_with(work.call) for _, work in tries)
     seconds = history.ended - BEGAN_S + BUDGET_WINDOW_S
     retries = settings["RETRY_BUDGET"] * firsts + seconds if settings["RETRY_BUDGET"] else 0
     most = retries + settings["HEDGE_SHARE"] * firsts + (1 if hedges(history) else 0)
@@ -64,12 +73,27 @@ def second_tries_stay_within_their_budgets(history: History) -> Iterator[str]:
 
 
 @invariant
-def nothing_is_tried_again_once_the_client_has_read(history: History) -> Iterator[str]:
+def what_is_tried_once_the_client_has_read_goes_on_from_there(history: History) -> Iterator[str]:
+    """Whoever reads a keyed answer may be behind it."""
     works = history.works_by_request()
     for seen in history.all_seen:
-        tries = works[seen.visit.id]
-        if seen.answered is not None and tries and tries[-1][1].began > seen.answered:
-            yield f"{seen.visit.id} was tried again after its answer had begun"
+        for name, work in works[seen.visit.id]:
+            if seen.answered is None or work.began <= seen.answered:
+                continue
+            text = goes_on_with(work.call) or ""
+            keyed = seen.visit.idempotency_key is not None
+            had, has = seen.read_by(work.began, before=True), seen.read_by(work.began)
+            begun = any(at <= work.began for at, _ in seen.blocks)
+            if not text.startswith(had) or not (keyed or (begun and has.startswith(text))):
+                yield f"{name} was asked to go on after {text[-100:]!r}, when {seen.visit.id} had {had[-100:]!r}"
+
+
+def _as_begun(body: dict[str, Any]) -> dict[str, Any]:
+    """Without what asks for the rest of an answer."""
+    if not body.get("continue_final_message"):
+        return body
+    *messages, said = body["messages"]
+    return body | {"messages": messages, "max_tokens": body["max_tokens"] + len(said["content"].split())}
 
 
 @invariant
@@ -103,8 +127,8 @@ def what_reaches_an_engine_is_what_the_client_sent(history: History) -> Iterator
     for seen in history.all_seen:
         sent = json.loads(seen.visit.body())
         for name, work in works[seen.visit.id]:
-            got = json.loads(work.call.body)
+            got = _as_begun(json.loads(work.call.body))
             if {field: got.get(field) for field in sent if field != "stream_options"} != {
                 field: value for field, value in sent.items() if field != "stream_options"
             }:
-                yield f"{name} got another request than {seen.visit.id} had sent: {work.call.body!r}"
+                yield f"{name} got another request than {seen.visit.id} had sent: {work.call.body[-300:]!r}"
