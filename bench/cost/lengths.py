@@ -9,11 +9,11 @@ SPARE_FILES = 300
 @dataclass(frozen=True)
 class Lengths:
     repeats: int = 3
-    window_s: float = 3.0
+    window_s: float = 2.0
     """Of load, for each figure of each repeat."""
     concurrency: int = 64
     streams: int = 1_000
-    paced_tokens: int = 60
+    paced_tokens: int = 40
     paced_each: int = 2
     """Streams, one after another, on each connection."""
     interval_us: int = 50_000

@@ -124,6 +124,8 @@ def paced(bench: Bench, standing: Standing) -> Figures:
         spent = spend(bench, standing, load)
     finally:
         bench.engine.pace(0)
+        if standing.pid is not None:
+            _quiet(standing.pid)
     found = spent.found
     return {
         "paced_us_per_token": spent.us_per(found.tokens),
