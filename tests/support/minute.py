@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,14 +18,14 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.processes import comes_true
 from tests.support.sockets import Raw, request
 from tests.support.stack import MODEL, Stack
 from tests.support.tenancy import signed
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-STORY = "Tell me a long story."
-"""The engine comes to its end by itself, after hundreds of tokens: another one can go on with it."""
+STORY, LIST = "Tell me a long story.", "A container is"
+"""The engine ends the story by itself, after hundreds of tokens: another one can go on with it. A list is told
+past its ends, so nobody can."""
 STANDSTILLS = 4
 WORDS = "Docker is,A queue is,A deadline is,What is batching?,A container is,What is a token?".split(",")
 
@@ -113,9 +114,16 @@ async def ask(http: httpx.AsyncClient, tenant: str, path: str, body: dict[str, A
 
 
 async def stream(
-    http: httpx.AsyncClient, tenant: str, prompt: str, tokens: int, events: int | None = None, /, **headers: str
+    http: httpx.AsyncClient,
+    tenant: str,
+    prompt: str,
+    tokens: int,
+    events: int | None = None,
+    begun: Callable[[str], None] = lambda replica: None,
+    /,
+    **headers: str,
 ) -> int:
-    """`events`: after so many the client hangs up."""
+    """`events`: after so many the client hangs up. `begun` is told who answers, when the answer begins."""
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": prompt}],
@@ -126,6 +134,7 @@ async def stream(
     with suppress(httpx.HTTPError):
         async with http.stream("POST", CHAT, json=body, headers=signed(tenant, **headers)) as answer:
             seen = 0
+            begun(answer.headers.get("x-gllm-replica", ""))
             async for line in answer.aiter_lines():
                 seen += line.startswith("data:")
                 if seen == events:
@@ -231,28 +240,42 @@ class Mischief:
                 return
             assert self._stack.all_ready(), self._stack.tails()
 
-    async def _ask_many(
-        self, calls: int, tokens: int = 40, every_s: float = 0.25, prompts: tuple[str, ...] = ("A container is",)
-    ) -> None:
+    async def _ask_many(self, calls: int, tokens: int = 40, every_s: float = 0.25) -> None:
         """Of many conversations, so that each engine is the home of some."""
         async with client(self._stack.gateway.url) as http, asyncio.TaskGroup() as tasks:
             for number in range(calls):
                 session = {"x-session-id": f"many-{number}"}
-                prompt = prompts[number % len(prompts)]
-                tasks.create_task(stream(http, "chat", prompt, tokens, **session))
+                tasks.create_task(stream(http, "chat", LIST, tokens, **session))
                 await asyncio.sleep(every_s)
 
     def engine_is_killed(self) -> None:
-        """In the middle of streams, of which some can be taken over. Its worker starts it again."""
+        """In the middle of streams that can be taken over, and of others that cannot. Its worker starts it again."""
         assert self._stack.all_ready(), self._stack.tails()
-        prompts = (STORY, STORY, STORY, "A container is")
-        asked = threading.Thread(target=lambda: asyncio.run(self._ask_many(16, 800, 0.1, prompts)))
-        asked.start()
-        time.sleep(1)
-        assert comes_true(lambda: self._stack.workers[1].engine.at_work() > 1, 20), self._stack.tails()
-        self._victim.kill()
-        asked.join()
+        asyncio.run(self._killed_at_work())
         assert self._stack.all_ready(), self._stack.tails()
+
+    async def _killed_at_work(self) -> None:
+        victim, name = self._victim, self._stack.workers[1].name
+        under_way: Counter[tuple[str, str]] = Counter()
+
+        async def ask(http: httpx.AsyncClient, prompt: str, number: int) -> None:
+            where: list[tuple[str, str]] = []
+
+            def begun(replica: str) -> None:
+                where.append((replica, prompt))
+                under_way.update(where)
+
+            await stream(http, "chat", prompt, 800, None, begun, **{"x-session-id": f"many-{number}"})
+            under_way.subtract(where)
+
+        async with client(self._stack.gateway.url) as http, asyncio.TaskGroup() as tasks:
+            for number in range(16):
+                tasks.create_task(ask(http, (STORY, LIST)[number % 2], number))
+            patience = time.monotonic() + 30
+            while not (under_way[name, STORY] > 0 and under_way[name, LIST] > 0):
+                assert time.monotonic() < patience, f"{under_way}\n{self._stack.tails()}"
+                await asyncio.sleep(0.02)
+            victim.kill()
 
     def neighbours_fail(self) -> None:
         """Neither is needed for an answer; only calls with a key are refused meanwhile."""
