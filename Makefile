@@ -124,6 +124,20 @@ simulate: $(DEV_READY) ## Look for a seed that fails, thousands at a time (ARGS=
 bench: $(DEV_READY) ## Measure (ARGS="--help")
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: bench-cost
+bench-cost: $(DEV_READY) ## Measure what the gateway costs, five minutes (ARGS="--quick")
+	@$(BIN)/python -m bench cost $(ARGS)
+
+# LiteLLM and the routers get environments of their own in bench/.cache; nginx is taken from the system.
+.PHONY: bench-peers
+bench-peers: $(DEV_READY) ## The same beside its peers, twelve minutes; installs them first
+	@$(BIN)/python -m bench cost --install
+	@$(BIN)/python -m bench cost --peers $(ARGS)
+
+.PHONY: bench-guard
+bench-guard: $(DEV_READY) ## Fail if the hot path got dearer, in half a minute
+	@$(BIN)/python -m bench guard $(ARGS)
+
 .PHONY: load
 load: $(DEV_READY) ## Use a gateway as a crowd would, for a minute (GLLM_URL=http://..., ARGS="--help")
 	@exec $(BIN)/locust -f deploy/locust/locustfile.py --headless --host $(or $(GLLM_URL),http://localhost:8000) \
@@ -161,7 +175,7 @@ compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 .PHONY: clean
 clean: ## Remove .venv, .venv-vllm and all caches
-	rm -rf $(VENV) $(VLLM_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) bench/.cache build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_MADE):
