@@ -24,8 +24,13 @@ class Account:
         return Levels(requests, tokens, self._exposure, self.running)
 
     def take(self, expected: Expected) -> None:
-        self._put(-1, -expected.tokens)
-        self._exposure += expected.most_tokens - expected.tokens
+        """The caller has just asked for the levels."""
+        tokens = expected.tokens
+        if self._requests is not None:
+            self._requests.draw(1)
+        if self._tokens is not None:
+            self._tokens.draw(tokens)
+        self._exposure += expected.most_tokens - tokens
         self.running += 1
 
     def settle(self, expected: Expected, requests_back: int, tokens_back: int) -> None:

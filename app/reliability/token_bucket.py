@@ -36,6 +36,10 @@ class TokenBucket:
         self._level = level - n
         return 0.0
 
+    def draw(self, n: float) -> None:
+        """What `level` has just said is there."""
+        self._level -= n
+
     def put(self, n: float) -> None:
         """Give back `n`, never beyond full. Less than nothing takes what was used in excess, also below zero."""
         level = self.level() + n

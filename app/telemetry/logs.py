@@ -115,7 +115,7 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
             record.method,
             record.endpoint,
             record.status,
-            record.outcome.value,
+            record.outcome,
             _ms(record.ended - record.began),
             code=record.code,
             tenant=record.tenant,

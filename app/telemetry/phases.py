@@ -41,6 +41,8 @@ def phases_of(record: Record) -> Phases | None:
 
 def engine_s(record: Record) -> float:
     """How long engines worked for it, streaming included. Two at once count once."""
+    if len(record.tries) == 1:
+        return (record.tries[0].ended or record.ended) - record.tries[0].began
     total = until = 0.0
     for attempt in record.tries:
         ended = attempt.ended or record.ended

@@ -13,6 +13,11 @@ Headers = list[tuple[bytes, bytes]]
 
 _UNITS = {Kind.REQUESTS: b"", Kind.TOKENS: b';qu="tokens"', Kind.CONCURRENT: b';qu="concurrent-requests"'}
 _WINDOWS = {Kind.REQUESTS: b";w=60", Kind.TOKENS: b";w=60", Kind.CONCURRENT: b""}
+_OPENAIS = [
+    (Kind.REQUESTS, b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"),
+    (Kind.TOKENS, b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
+]
+"""OpenAI's names, by what they count."""
 
 
 def limit_headers(standing: Sequence[Standing]) -> Headers:
@@ -23,24 +28,20 @@ def limit_headers(standing: Sequence[Standing]) -> Headers:
         (b"ratelimit-policy", b", ".join([_policy(each.kind, each.limit, each.of_model) for each in standing])),
         (b"ratelimit", b", ".join([_left(each) for each in standing])),
     ]
-    for kind in (Kind.REQUESTS, Kind.TOKENS):
+    for kind, limit, remaining, reset in _OPENAIS:
         alike = [each for each in standing if each.kind is kind]
         if alike:
             tightest = alike[0] if len(alike) == 1 else min(alike, key=_by_tightness)
-            _add_openais(headers, kind.encode(), tightest)
+            headers += (
+                (limit, b"%d" % tightest.limit),
+                (remaining, b"%d" % tightest.remaining),
+                (reset, duration(tightest.reset_s)),
+            )
     return headers
 
 
 def _by_tightness(limit: Standing) -> tuple[float, int]:
     return -(limit.wait_s or 0.0), limit.remaining
-
-
-def _add_openais(headers: Headers, counted: bytes, limit: Standing) -> None:
-    headers += (
-        (b"x-ratelimit-limit-" + counted, b"%d" % limit.limit),
-        (b"x-ratelimit-remaining-" + counted, b"%d" % limit.remaining),
-        (b"x-ratelimit-reset-" + counted, duration(limit.reset_s)),
-    )
 
 
 @lru_cache(1_024)

@@ -24,6 +24,8 @@ from app.generation import Call
 from app.reliability.watch import Watch
 from app.wire.sse import EventCutter
 
+JSON, EVENTS = b"application/json", b"text/event-stream"
+
 REFUSAL_BYTES = 64 * 1024
 REFUSAL_S = 1.0
 """As much of an error's body is read, for so long. The status alone says what to do; the rest is for the log."""
@@ -217,16 +219,14 @@ class HttpExchange:
         self.due = min(now + seconds, self._call.expires_at)
 
     def _check(self, headers: dict[bytes, bytes]) -> None:
-        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        fits = (
-            kind == b"text/event-stream"
-            if self._call.stream
-            else kind == b"application/json" or kind.endswith(b"+json")
-        )
-        if not fits:
-            raise EngineNonsense(detail=f"content type {kind!r}")
+        kind = headers.get(b"content-type", b"")
+        if kind != (EVENTS if self._call.stream else JSON):  # as it nearly always is
+            kind = kind.partition(b";")[0].strip().lower()
+            fits = kind == EVENTS if self._call.stream else kind == JSON or kind.endswith(b"+json")
+            if not fits:
+                raise EngineNonsense(detail=f"content type {kind!r}")
         for name, plain in (b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked"):
-            if headers.get(name, plain).lower() != plain:
+            if name in headers and headers[name].lower() != plain:
                 raise EngineNonsense(detail=f"{name!r}: {headers[name]!r}")
 
     def _fault(self, fault: GatewayError) -> GatewayError:

@@ -70,7 +70,7 @@ class Calls:
     def ended(self, record: Record) -> None:
         if record.endpoint not in CALLS:
             return
-        model, outcome = self._models.of(record.model), record.outcome.value
+        model, outcome = self._models.of(record.model), record.outcome
         self._outcomes.add((model, outcome))
         self._tenant_requests.add((self._tenants.of(record.tenant), outcome))
         if record.status in REFUSED:
@@ -78,9 +78,9 @@ class Calls:
         if record.queued_s:
             self._waits.of((model,)).add(record.queued_s)
         if record.keyed is not None:
-            self._idempotency.add((record.keyed.value,))
+            self._idempotency.add((record.keyed,))
         if record.routed_by is not None:
-            self._routed.add((self._policy, record.routed_by.value))
+            self._routed.add((self._policy, record.routed_by))
         if len(record.tries) > 1:
             self._tried_again(record)
         if record.parsed:

@@ -30,7 +30,7 @@ class Requests:
         self._answers.add((method, record.endpoint, str(record.status)))
         self._took.of((method, record.endpoint)).add(record.ended - record.began)
         if record.stream and record.first_byte:
-            self._streams.add((record.outcome.value,))
+            self._streams.add((record.outcome,))
         if record.error:
             self._failed(record)
 
