@@ -26,7 +26,7 @@ from app.cluster.turn import Turn
 from app.cluster.worker.site import OnProgress
 from app.engines.base import Engine
 from app.gateway.admin import Admin
-from app.gateway.admission import Admission, Ticket
+from app.gateway.admission import Admission
 from app.gateway.auth import Door, KeyedDoor, OpenDoor, SecretDoor
 from app.gateway.behind import fastapi_app
 from app.gateway.control.ancestor import ADD_WORKER, Ancestor
@@ -46,6 +46,7 @@ from app.gateway.replays import Replays
 from app.gateway.routing import LOOKS_AT_LOAD, POLICIES, READS_PROMPTS
 from app.gateway.routing.chain import prefix_of
 from app.gateway.supply import Supply
+from app.gateway.ticket import Ticket
 from app.reliability.estimates import Estimates
 from app.reliability.failed_logins import FailedLogins
 from app.reliability.fair_queue import FairQueue, Fifo, Queue

@@ -19,10 +19,10 @@ from app.errors import (
     NoReplica,
     WouldMissDeadline,
 )
-from app.gateway.admission import Ticket
 from app.gateway.answers import Sink
 from app.gateway.hedge import Race
 from app.gateway.relay import Relay
+from app.gateway.ticket import Ticket
 from app.generation import Call, Usage
 from app.reliability.hedge import HedgeDelay
 from app.reliability.retry import Retry, RetryBudget

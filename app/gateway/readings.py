@@ -12,7 +12,8 @@ from app.cluster.fleet import Fleet
 from app.cluster.member import Standing
 from app.cluster.members import Members
 from app.cluster.replica import Replica, State
-from app.gateway.admission import Admission, Line
+from app.gateway.admission import Admission
+from app.gateway.line import Line
 from app.gateway.replays import Replays
 from app.reliability.circuit import CircuitState
 from app.reliability.quota import LocalQuota

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import accumulate, combinations
 
 from app.engines.scripted import Work
-from app.gateway.admission import cost_of
+from app.gateway.ticket import cost_of
 from app.reliability.ledger import MOST_TOKENS
 from app.reliability.stores.redis_quota import COUNTS, RENEWED_S
 from tests.simulation.history import History, Seen
