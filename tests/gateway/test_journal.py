@@ -226,7 +226,7 @@ async def test_one_whose_replica_failed_goes_back_ahead_of_the_others(build: Bui
         await crowd.running()
         await crowd.waiting()
         house.engines["a"].go_on.set()
-        await until(lambda: len(house.gateway.admission.line("demo").returning) == 1)
+        await until(lambda: len(house.gateway.admission.line("demo").returning) == 1, steps=1_000_000)
         request_id = house.gateway.admission.line("demo").returning[0].call.id
         call, text = await explained(house, request_id)
         assert (call.state, call.place) == ("waiting", 1)
