@@ -24,7 +24,7 @@ class Used(BaseModel):
     cached_tokens: int
 
 
-class Row(Used):
+class UsageRow(Used):
     day: date
     tenant: str
     model: str
@@ -36,7 +36,7 @@ class UsagePage(BaseModel):
     last: date = Field(serialization_alias="to")
     scope: Literal["gateway", "cluster"]
     note: str | None
-    rows: list[Row]
+    rows: list[UsageRow]
     totals: Used
 
 
@@ -94,9 +94,9 @@ def _page(selection: Selection, report: Report) -> UsagePage:
     )
 
 
-def _rows(book: Book) -> list[Row]:
+def _rows(book: Book) -> list[UsageRow]:
     return [
-        Row(day=day, tenant=tenant, model=model, **_counts(amounts))
+        UsageRow(day=day, tenant=tenant, model=model, **_counts(amounts))
         for (day, tenant, model), amounts in sorted(book.items(), key=lambda item: item[0])
     ]
 

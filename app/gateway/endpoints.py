@@ -24,7 +24,7 @@ PROBED = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked by machines, every few seconds."""
 
 
-class Model(BaseModel):
+class ModelCard(BaseModel):
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -34,9 +34,9 @@ class Model(BaseModel):
     """Of an adapter: the model that it is on top of."""
 
 
-class Models(BaseModel):
+class ModelList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[Model]
+    data: list[ModelCard]
 
 
 class Health(BaseModel):
@@ -157,18 +157,18 @@ class Endpoints:
         """What is answered already stays answered; a key that nothing runs with is no mistake."""
         self.replays.give_up(tenant_of(request), idempotency_key(key.encode()))
 
-    async def models(self, request: Request) -> Models:
+    async def models(self, request: Request) -> ModelList:
         tenant = tenant_of(request)
-        return Models(data=[self._model(name) for name in self.fleet.served if tenant.may_use(name)])
+        return ModelList(data=[self._model(name) for name in self.fleet.served if tenant.may_use(name)])
 
-    async def model(self, model: str, request: Request) -> Model:
+    async def model(self, model: str, request: Request) -> ModelCard:
         if model not in self.fleet.served or not tenant_of(request).may_use(model):
             raise UnknownModel(param="model")
         return self._model(model)
 
-    def _model(self, name: str) -> Model:
+    def _model(self, name: str) -> ModelCard:
         length = self.fleet.models[name]
-        return Model(id=name, created=self.began_unix, max_model_len=length, parent=self.parent_of(name))
+        return ModelCard(id=name, created=self.began_unix, max_model_len=length, parent=self.parent_of(name))
 
 
 def tenant_of(request: Request) -> Tenant:

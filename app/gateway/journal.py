@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.errors import InvalidRequest, Outcome, UnknownPath
 from app.gateway.admission import Admission
+from app.gateway.described import described
 from app.gateway.endpoints import READING
 from app.telemetry.explanation import Explanation, Explanations, Requests
 from app.telemetry.journal import Journal
@@ -22,8 +23,6 @@ PARAMETERS = ("outcome", "tenant", "model", "limit")
 SHOWN, MOST_SHOWN = 50, 1_000
 
 _GIVEN = re.compile(r"req-([0-9a-f]{4})[0-9a-f]{20}")
-
-Told = dict[int | str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,13 @@ class JournalPages:
 
     def router(self) -> APIRouter:
         router = APIRouter()
-        table: list[tuple[str, Callable[..., Any], str, type]] = [
-            (REQUESTS, self.requests, "The last calls, newest first", Requests),
-            (ONE, self.request, "One call explained", Explanation),
+        table: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
+            (REQUESTS, self.requests, described("The last calls, newest first", Requests)),
+            (ONE, self.request, described("One call explained", Explanation)),
         ]
-        for path, answer, summary, page in table:
+        for path, answer, said in table:
             router.add_api_route(path, answer, methods=READING, include_in_schema=False)
-            router.add_api_route(path, answer, methods=["GET"], summary=summary, responses=_described(page))
+            router.add_api_route(path, answer, methods=["GET"], **said)
         return router
 
     async def requests(
@@ -95,11 +94,6 @@ class JournalPages:
             )
         kept = self.journal.most if self.journal is not None else 0
         return f"This request is not known here: this gateway keeps the last {kept} that have ended (JOURNAL_REQUESTS)."
-
-
-def _described(page: type) -> Told:
-    schema = {"$ref": f"#/components/schemas/{page.__name__}"}
-    return {200: {"description": page.__name__, "content": {"application/json": {"schema": schema}}}}
 
 
 def _answer(page: Requests | Explanation) -> Response:

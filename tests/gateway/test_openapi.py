@@ -80,7 +80,7 @@ def test_every_operation_is_well_formed(document: Document) -> None:
             assert response["description"]
         declared = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
         assert declared == {part[1:-1] for part in path.split("/") if part.startswith("{")}
-        assert ("requestBody" in operation) == (method == "post")
+        assert ("requestBody" in operation) == (method == "post" and not path.endswith(("/drain", "/admit")))
 
 
 @pytest.mark.parametrize("route", Route)
@@ -102,7 +102,10 @@ def test_what_can_be_read_is_there(document: Document) -> None:
     reads = {path for path, method, _ in operations(document) if method == "get"}
     models = {"/v1/models", "/v1/models/{model}"}
     journal = {"/admin/requests", "/admin/requests/{request_id}"}
-    assert reads == {"/", "/health", "/livez", "/readyz", "/metrics", "/admin/usage"} | models | journal
+    operators = {"/admin/usage", "/admin/models", "/admin/swap", "/admin/workers", "/admin/workers/{name}"}
+    assert reads == {"/", "/health", "/livez", "/readyz", "/metrics"} | models | journal | operators | {
+        "/admin/workers/{name}/logs"
+    }
     assert "text/plain" in document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
     assert resolve(
         document,
@@ -114,6 +117,33 @@ def test_what_can_be_read_is_there(document: Document) -> None:
 def test_what_real_clients_send_fits_the_document(document: Document, route: Route, name: str) -> None:
     schema = document["paths"][route.value]["post"]["requestBody"]["content"]["application/json"]["schema"]
     checker(document, schema).validate(BODIES[route][name])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "fits"),
+    [
+        ("/load_model", {"model_path": "org/model", "force_reload": True}, True),
+        ("/load_model", {"model": "org/model"}, False),
+        ("/release_gpus", {}, True),
+        (
+            "/admin/models",
+            {"model": "org/model", "names": ["m"], "args": ["--max-model-len", "8192"], "floor": 1},
+            True,
+        ),
+        ("/admin/models", {"model": "a\nb"}, False),
+        ("/admin/models", {"model": "a\n"}, False),
+        ("/admin/models", {"model": "m", "count": 0}, False),
+        ("/admin/adapters", {"name": "lora", "path": "/loras/lora"}, True),
+        ("/admin/adapters", {"name": "lora"}, False),
+    ],
+)
+async def test_orders_to_workers_are_there_as_they_are_checked(
+    house: House, document: Document, path: str, body: dict[str, Any], fits: bool
+) -> None:
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert checker(document, schema).is_valid(body) is fits
+    done = await house.post(body, path)
+    assert (done.status == 400) is not fits, done.body
 
 
 async def test_errors_fit_the_document(build: Build, document: Document) -> None:

@@ -1,7 +1,9 @@
 """GLLM's endpoints, in its own words: `/add_worker`, `/load_model`, `/release_gpus`."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -11,6 +13,7 @@ from app.cluster.members import Members
 from app.cluster.swap import Swaps, explained
 from app.errors import ClusterError, InvalidRequest, NoWorkers
 from app.gateway.control.bodies import AddWorker, LoadModel, Release, read
+from app.gateway.described import TEXT, described
 
 log = logging.getLogger("gllm")
 
@@ -34,11 +37,19 @@ class Ancestor:
         return frozenset(prefix + path for path in (ADD_WORKER, LOAD_MODEL, RELEASE_GPUS) for prefix in ("", "/v1"))
 
     def router(self) -> APIRouter:
-        router = APIRouter(include_in_schema=False)
-        for prefix in ("", "/v1"):
-            router.add_api_route(prefix + ADD_WORKER, self.add_worker, methods=["POST"])
-            router.add_api_route(prefix + LOAD_MODEL, self.load_model, methods=["POST"])
-            router.add_api_route(prefix + RELEASE_GPUS, self.release_gpus, methods=["POST"])
+        router = APIRouter()
+        table: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
+            (ADD_WORKER, self.add_worker, described("A worker says where it is", TEXT, asks=AddWorker)),
+            (LOAD_MODEL, self.load_model, described("Load a model on all workers", TEXT, asks=LoadModel)),
+            (
+                RELEASE_GPUS,
+                self.release_gpus,
+                described("Stop all engines, and give their GPUs back", TEXT, asks=Release, may_be_empty=True),
+            ),
+        ]
+        for path, answer, said in table:
+            router.add_api_route(path, answer, methods=["POST"], **said)
+            router.add_api_route("/v1" + path, answer, methods=["POST"], include_in_schema=False)
         return router
 
     async def add_worker(self, request: Request) -> Response:

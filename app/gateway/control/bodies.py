@@ -21,7 +21,8 @@ BODY_S = 30.0
 
 JSON = "application/json"
 
-Word = Annotated[str, Meta(min_length=1, max_length=1_024, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+Word = Annotated[str, Meta(min_length=1, max_length=1_024, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
+"""`$` alone takes a line's end after it, and `\\Z` is none that a JSON schema may have."""
 DrainS = Annotated[float, Meta(ge=0, le=86_400)]
 
 
@@ -54,7 +55,7 @@ class LoadModel(msgspec.Struct, forbid_unknown_fields=True):
         return Wish(Order(model=self.model_path), force=self.force_reload)
 
 
-class Model(msgspec.Struct, forbid_unknown_fields=True):
+class NewModel(msgspec.Struct, forbid_unknown_fields=True):
     model: Word
     names: tuple[Word, ...] = ()
     args: tuple[Annotated[str, Meta(max_length=8_192)], ...] | None = None

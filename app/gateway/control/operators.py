@@ -10,13 +10,15 @@ from fastapi.responses import StreamingResponse
 
 from app.clock import Clock
 from app.cluster.adapters import Adapters
-from app.cluster.control import Adapter
+from app.cluster.control import Adapter, Released, Status
 from app.cluster.fleet import Fleet
 from app.cluster.members import Members
+from app.cluster.progress import Account
 from app.cluster.swap import Swap, Swaps, explained
 from app.errors import LoadInProgress, UnknownPath
-from app.gateway.control.bodies import Model, NewAdapter, Release, answer, read
-from app.gateway.control.pages import Models, Served, Workers, news_of, row_of, rows_of
+from app.gateway.control.bodies import NewAdapter, NewModel, Release, answer, read
+from app.gateway.control.pages import Models, Row, Served, Workers, news_of, row_of, rows_of
+from app.gateway.described import JSON, TEXT, described
 from app.gateway.endpoints import READING
 from app.wire.sse import event
 
@@ -44,24 +46,29 @@ class Operators:
         return frozenset((MODELS, WORKERS, SWAP, ADAPTERS))
 
     def router(self) -> APIRouter:
-        router = APIRouter(include_in_schema=False)
-        table: list[tuple[str, Callable[..., Any], list[str]]] = [
-            (MODELS, self.models, READING),
-            (MODELS, self.load, ["POST"]),
-            (SWAP, self.swap, READING),
-            (SWAP, self.cancel, ["DELETE"]),
-            (WORKERS, self.workers, READING),
-            (ONE, self.worker, READING),
-            (ONE + "/drain", self.drain, ["POST"]),
-            (ONE + "/admit", self.admit, ["POST"]),
-            (ONE + "/release", self.release, ["POST"]),
-            (ONE + "/logs", self.logs, ["GET"]),
-            (ADAPTERS, self.put_adapter, ["POST"]),
-            (ADAPTERS + "/{name:path}", self.drop_adapter, ["DELETE"]),
-        ]
-        for path, endpoint, methods in table:
-            router.add_api_route(path, endpoint, methods=methods)
+        router = APIRouter()
+        for path, endpoint, method, said in self._table():
+            if method == "GET":
+                router.add_api_route(path, endpoint, methods=READING, include_in_schema=False)
+            router.add_api_route(path, endpoint, methods=[method], **said)
         return router
+
+    def _table(self) -> list[tuple[str, Callable[..., Any], str, dict[str, Any]]]:
+        release = described("Stop a worker's engine, and give its GPUs back", Released, asks=Release, may_be_empty=True)
+        return [
+            (MODELS, self.models, "GET", described("Models: served, coming and leaving", Models)),
+            (MODELS, self.load, "POST", described("Load a model", Account, asks=NewModel, statuses=(202, 200))),
+            (SWAP, self.swap, "GET", described("The latest change of models", Account)),
+            (SWAP, self.cancel, "DELETE", described("Give up a change of models, and go back", Account)),
+            (WORKERS, self.workers, "GET", described("Workers, and what they do", Workers)),
+            (ONE, self.worker, "GET", described("One worker", Row)),
+            (ONE + "/drain", self.drain, "POST", described("Send a worker nothing new", Status)),
+            (ONE + "/admit", self.admit, "POST", described("Send a drained worker requests again", Status)),
+            (ONE + "/release", self.release, "POST", release),
+            (ONE + "/logs", self.logs, "GET", described("What a worker's engine says", TEXT)),
+            (ADAPTERS, self.put_adapter, "POST", described("Load a LoRA adapter", JSON, asks=NewAdapter)),
+            (ADAPTERS + "/{name:path}", self.drop_adapter, "DELETE", described("Unload a LoRA adapter", JSON)),
+        ]
 
     # --- models ---------------------------------------------------------------------------------------------------
 
@@ -72,7 +79,7 @@ class Operators:
 
     async def load(self, request: Request) -> Response:
         """Carried out whether anybody waits for it or not."""
-        body = await read(request, Model)
+        body = await read(request, NewModel)
         swap = await self.swaps.begin(body.wish)
         if EVENTS in request.headers.get("accept", ""):
             return StreamingResponse(self._news(swap), media_type=EVENTS, headers={"cache-control": "no-store"})
