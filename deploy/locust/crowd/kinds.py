@@ -4,6 +4,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 import gevent
+from greenlet import GreenletExit
 
 from crowd.answer import Answer
 from crowd.caller import Caller, together
@@ -36,8 +37,14 @@ def retry(caller: Caller, due: float) -> float:
         second = ask(perf_counter())
     else:
         calls = (gevent.spawn(ask, due), gevent.spawn(ask, due))
-        with together(*calls):
-            first, second = (each.get() for each in calls)
+        try:
+            with together(*calls):
+                first, second = (each.get() for each in calls)
+        except GreenletExit:
+            for each in calls:  # one may have been answered while the other was not
+                if isinstance(each.value, Answer):
+                    _ended(caller, "retry", each.value)
+            raise
         end = _ended(caller, "retry", first)
     other = _ended(caller, "retry", second)
     if end.how is other.how is How.ANSWERED and (wrong := of_twins(first, second)):
