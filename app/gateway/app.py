@@ -66,7 +66,7 @@ from app.reliability.stores.shared import SharedAnswers
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
 from app.telemetry.base import CollectorChanged, Everyone, StoreChanged, Telemetry, TenantsRead
-from app.telemetry.explanation import Explanations
+from app.telemetry.explaining import Explanations
 from app.telemetry.journal import Journal
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics

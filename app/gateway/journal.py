@@ -13,7 +13,8 @@ from app.errors import InvalidRequest, Outcome, UnknownPath
 from app.gateway.admission import Admission
 from app.gateway.described import described
 from app.gateway.endpoints import READING
-from app.telemetry.explanation import Explanation, Explanations, Requests
+from app.telemetry.explaining import Explanations
+from app.telemetry.explanation import Explanation, Requests
 from app.telemetry.journal import Journal
 from app.telemetry.record import Record
 

@@ -1,5 +1,5 @@
 """The last calls, kept so that each can be explained. What is kept is what the way through has written anyway; it is
-explained (`explanation`) when somebody asks.
+explained (`explaining`) when somebody asks.
 """
 
 from collections import deque

@@ -48,6 +48,7 @@ class House:
         assert self.gateway.quota.running == 0
         assert len(self.gateway.watch) == 0
         assert len(self.gateway.replays) == 0
+        assert self.gateway.journal is None or all(each.ended for each in self.gateway.journal.newest())
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
         assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
         assert [replica.load for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
