@@ -55,9 +55,15 @@ programs: ## Install Prometheus and Alertmanager, for the tests that ask real on
 		apt-get install -y -qq --no-install-recommends $(PROGRAMS) >/dev/null; then :; \
 	else echo "*** NOT INSTALLED: $(PROGRAMS); what asks a real Prometheus will not be tested ***" >&2; fi
 
+# All of them are shared by two processes; then come, by themselves, those that nothing may disturb.
 .PHONY: test
 test: $(DEV_READY) ## Run all tests: real engine, no GPU, no network (ARGS="-k name")
+ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
+else
+	@$(BIN)/python -m pytest -m "not vllm and not alone" --numprocesses 2; shared=$$?; \
+	$(BIN)/python -m pytest -m "not vllm and alone" && exit $$shared
+endif
 
 .PHONY: test-ray
 test-ray: $(DEV_READY) ## Run the tests on a real Ray of several nodes, all on loopback (ARGS="-k name")
@@ -65,12 +71,14 @@ test-ray: $(DEV_READY) ## Run the tests on a real Ray of several nodes, all on l
 		echo "*** NOT TESTED: Ray cannot be installed for $$($(BIN)/python --version) on this machine ***"; fi
 
 .PHONY: test-vllm
-test-vllm: $(DEV_READY) $(VLLM_MADE) ## Run the tests on real vLLM, with or without a GPU (ARGS="-k name")
+test-vllm: $(DEV_READY) setup-vllm ## Run the tests on real vLLM, with or without a GPU (ARGS="-k name")
+	@! test -e $(VLLM_READY) || PATH="$(CURDIR)/$(VLLM_BIN):$$PATH" \
+		$(BIN)/python -m pytest -m vllm tests/vllm tests/contract tests/e2e $(ARGS)
+
+.PHONY: setup-vllm
+setup-vllm: $(VLLM_MADE) ## Install vLLM for them, as far as it can be had
 	@if test -e $(VLLM_READY) || $(call pip,$(VLLM_BIN)) --dry-run --no-deps --only-binary :all: "$(VLLM)==$(VLLM_VERSION)"; \
-	then \
-		$(MAKE) -s $(VLLM_READY) && PATH="$(CURDIR)/$(VLLM_BIN):$$PATH" \
-			$(BIN)/python -m pytest -m vllm tests/vllm tests/contract tests/e2e $(ARGS); \
-	else \
+	then $(MAKE) -s $(VLLM_READY); else \
 		echo "=== SKIPPED: the tests on real vLLM. $(VLLM)==$(VLLM_VERSION) cannot be had here; see above why. ===" >&2; \
 	fi
 

@@ -1,11 +1,29 @@
 """What every test may use."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from tests.support import interrupts
 from tests.support.redis_server import redis_server
 from tests.support.vllm import VllmFleet, vllm_fleet
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    interrupts.heed(config)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    interrupts.heed(item.config)  # again: an event loop that had handled signals leaves them to the system
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.support.shares import Shares
+
+    config.pluginmanager.register(interrupts.Told())
+    return Shares(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -194,6 +194,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=110)
 
 
+@pytest.mark.alone
 def test_a_quick_run_measures_a_real_gateway_beside_a_peer(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     done = run("cost", "--quick", "--parts", "gateways", "--peers", "plain", "--json", str(file))
@@ -208,6 +209,7 @@ def test_a_quick_run_measures_a_real_gateway_beside_a_peer(tmp_path: Path) -> No
     assert found.failed() == 0
 
 
+@pytest.mark.alone
 def test_a_quick_guard_measures_both() -> None:
     done = run("guard", "--pairs", "1", "--slice", "0.3")
     assert done.returncode in (guard.KEPT, guard.DEARER), done.stdout + done.stderr

@@ -15,6 +15,7 @@ from bench.cost.engine import HOUR_US, Engine, engine
 from bench.cost.load import Load, held, write_requests
 from bench.open_loop import chat
 
+pytestmark = pytest.mark.alone
 CORE = of_this_machine().engine
 
 

@@ -11,6 +11,7 @@ from bench.cost.cores import of_this_machine
 from bench.cost.load import Found, Load, fire, held, write_requests
 from bench.open_loop import chat
 
+pytestmark = pytest.mark.alone
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 CORE = of_this_machine().load

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.processes import ROOT, clean_environment
 
+pytestmark = pytest.mark.alone
 SCENARIOS = ("overload", "fairness", "twins", "hangups", "routing")
 
 

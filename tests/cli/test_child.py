@@ -14,7 +14,7 @@ import pytest
 from gllm.cli import child
 from gllm.cli.child import Child, Program
 from tests.support.clock import FakeClock
-from tests.support.processes import free_port
+from tests.support.ports import free_port
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 

@@ -35,7 +35,7 @@ class Drawn:
 @pytest.fixture(autouse=True)
 def _size(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.get_terminal_size", lambda *_: SIZE)
+        patch.setattr("shutil.get_terminal_size", lambda *_, **__: SIZE)  # `pytest -v` asks meanwhile, too
         yield
 
 
@@ -73,7 +73,7 @@ def test_nothing_written_is_ever_lost(steps: list[list[str] | str]) -> None:
     written: list[str] = []
     status: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shutil.get_terminal_size", lambda *_: SIZE)
+        patch.setattr("shutil.get_terminal_size", lambda *_, **__: SIZE)  # `pytest -v` asks meanwhile, too
         for step in steps:
             if isinstance(step, str):
                 drawn.screen.write(f"{step}\n")

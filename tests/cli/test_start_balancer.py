@@ -10,7 +10,8 @@ import pytest
 from gllm.cli import main
 from tests.cli.conftest import Run
 from tests.support.marked import Mark
-from tests.support.processes import Process, clean_environment, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Process, clean_environment
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 SECRET = {"CLUSTER_SECRET": "of-the-cluster"}

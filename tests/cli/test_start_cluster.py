@@ -17,15 +17,16 @@ from gllm.cli import main
 from tests.cli.conftest import CHECKOUT, WITH_STAND_INS, Gllm, Run
 from tests.cli.terminal import Terminal
 from tests.support.marked import Mark
-from tests.support.processes import comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import comes_true
 
 READY = "Ctrl+C stops it."
 
 
 @pytest.fixture
 def first_port() -> int:
-    """From where four workers a hundred apart find their ports free, most likely."""
-    return free_port() % 20_000 + 20_000
+    """From where four workers a hundred apart find their ports."""
+    return free_port(room=400)
 
 
 @pytest.fixture

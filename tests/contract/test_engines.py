@@ -16,7 +16,8 @@ from tests.contract.over_http import over_http
 from tests.contract.real import real
 from tests.contract.rig import Fault, Rig
 from tests.contract.scripted import scripted
-from tests.support.processes import Engine, EngineSite, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, EngineSite
 from tests.support.vllm import ON_VLLM, VllmFleet
 
 RIGS: dict[str, Callable[[], AbstractAsyncContextManager[Rig]]] = {"scripted": scripted, "over http": over_http}

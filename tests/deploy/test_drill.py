@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import running
-from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true
 from tests.support.prometheus import CONFIG, Prometheus, executable
 
 AM = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")

@@ -16,7 +16,8 @@ import pytest
 
 from tests.deploy.pretender import pretending
 from tests.e2e.conftest import running
-from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true
 
 LOCUST = (sys.executable, "-m", "locust", "-f", "locust/locustfile.py", "--headless")
 STAYING = {"chat", "stream", "retry", "burst"}

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import pytest
 
-from tests.support.processes import Engine, GatewayProcess, Server, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, Server, comes_true
 
 S = TypeVar("S", bound=Server)
 

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import ROOT, GatewayProcess, Server, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, GatewayProcess, Server, clean_environment, comes_true
 
 SCRIPTED = ROOT / "tests" / "cluster" / "worker" / "scripted.py"
 WORKER = (sys.executable, "-c", "import sys; from gllm.cli import main; sys.exit(main())", "worker")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")])
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):(8000|5333)")

@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, comes_true
 from tests.support.sockets import Raw, request
 
 STREAM = {"prompt": "On and on", "ignore_eos": True, "stream": True}

@@ -13,7 +13,8 @@ import pytest
 
 from tests.e2e.conftest import running
 from tests.e2e.test_cluster import Callers, Cluster
-from tests.support.processes import Engine, GatewayProcess, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, clean_environment, comes_true
 from tests.support.sockets import Raw, request
 from tests.support.tenancy import ADMIN, signed, write_tenants
 from tests.support.upstream import Says, upstream

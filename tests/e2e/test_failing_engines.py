@@ -14,8 +14,10 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, comes_true
 
+pytestmark = pytest.mark.alone
 FIRST_BYTE_S = 1.5
 
 

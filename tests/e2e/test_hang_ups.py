@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, comes_true
 from tests.support.server import RawClient
 from tests.support.sockets import Raw, request
 

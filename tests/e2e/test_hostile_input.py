@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, comes_true
 from tests.support.sockets import Raw, request
 
 CHAT = "/v1/chat/completions"
@@ -61,6 +62,7 @@ def refused(answer: tuple[int, dict[str, str], bytes], status: int, code: str) -
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_two_hundred_heads_that_drip_in_keep_nobody_waiting(strict: GatewayProcess, engine: Engine) -> None:
     with ExitStack() as stack:
         slow = [stack.enter_context(Raw(strict.port)) for _ in range(200)]

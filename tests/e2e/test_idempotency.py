@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, comes_true
 
 SHORT = {"prompt": "Docker is", "max_tokens": 8}
 LONG = {"prompt": "On and on", "max_tokens": 1_500, "ignore_eos": True, "stream": True}

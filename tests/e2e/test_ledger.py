@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import GatewayProcess, comes_true
 from tests.support.redis_server import redis_server
 from tests.support.upstream import upstream
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.e2e.conftest import running
 from tests.support.collector import Collector, Seen, collector
-from tests.support.processes import EngineSite, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import EngineSite, GatewayProcess, comes_true
 from tests.support.sockets import Raw, request
 from tests.support.upstream import Says, upstream
 

@@ -8,7 +8,8 @@ import pytest
 from openai import AsyncOpenAI, Omit, OpenAI, omit
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionStreamOptionsParam
 
-from tests.support.processes import Engine, EngineSite, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, EngineSite, GatewayProcess, comes_true
 from tests.support.vllm import ON_VLLM, VllmFleet
 
 MODEL = Engine.MODEL

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, clean_environment, comes_true
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 EXAMPLES = 30

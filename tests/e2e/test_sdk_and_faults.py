@@ -10,7 +10,8 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e.conftest import running
-from tests.support.processes import GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import GatewayProcess, comes_true
 from tests.support.upstream import Says, Upstream, upstream
 
 BUSY = Says(503, b'{"error":{"message":"full, see 10.0.0.7","type":"overloaded_error"}}', {"retry-after": "1"})
@@ -87,6 +88,7 @@ def test_what_the_engine_does_not_offer_is_501(before: GatewayProcess, told: Ups
     assert (raised.value.status_code, raised.value.code) == (501, "not_supported_by_engine")
 
 
+@pytest.mark.alone
 def test_the_sdk_waits_as_long_as_it_is_told_and_asks_again(before: GatewayProcess, told: Upstream) -> None:
     told.says[:] = [BUSY]
     began = time.monotonic()

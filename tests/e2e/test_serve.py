@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import GatewayProcess, alive, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import GatewayProcess, alive, comes_true
 from tests.support.sockets import Raw, request
 
 ENDLESS = request(

@@ -17,7 +17,8 @@ import pytest
 
 from gllm import GLLM
 from tests.support.marked import Mark
-from tests.support.processes import ROOT, Server, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, Server, clean_environment, comes_true
 
 GLLM_COMMAND = (sys.executable, "-c", "import sys; from gllm.cli import main; sys.exit(main())")
 MODEL = str(ROOT / "models" / "demo")
@@ -105,7 +106,7 @@ class Cluster(Server):
 
     def __init__(self, name: str, logs: Path, *args: str, workers: str = "0:1", **env: str) -> None:
         self.mark = Mark()
-        self.first_port = free_port() % 20_000 + 30_000
+        self.first_port = free_port(room=400)  # for four workers, a hundred apart
         port = free_port()
         argv = [*GLLM_COMMAND, "start-cluster", "--port", str(port), "--workers", workers]
         argv += ["--worker-port-range-start", str(self.first_port), "--engine", "transformers", *args]

@@ -10,7 +10,8 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, comes_true
 from tests.support.reading import QUESTIONS, WITH_USAGE, Reading, asking, kill_in_mid_stream, undisturbed
 
 

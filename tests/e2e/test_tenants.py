@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import GatewayProcess, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import GatewayProcess, clean_environment, comes_true
 from tests.support.upstream import Upstream, upstream
 
 PROMPTLY_S = 2.0

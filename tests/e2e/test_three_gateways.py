@@ -16,11 +16,13 @@ import pytest
 
 from app.reliability.stores.redis_quota import LEASE_S, RENEWED_S
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, comes_true
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sockets import Raw, request
 from tests.support.tenancy import ADMIN, signed, write_tenants
 
+pytestmark = pytest.mark.alone
 COMPLETIONS = "/v1/completions"
 SHORT = {"prompt": "Docker is", "max_tokens": 2}
 LONG = {"prompt": "On and on", "max_tokens": 600, "ignore_eos": True, "stream": True}

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import running
-from tests.support.processes import Engine, GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, comes_true
 from tests.support.sockets import Raw, request
 from tests.support.tenancy import ADMIN, signed, write_tenants
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.e2e.conftest import running
 from tests.support.collector import Collector, collector
-from tests.support.processes import GatewayProcess, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import GatewayProcess, comes_true
 from tests.support.upstream import Upstream, upstream
 
 TRACE_ID, CALLERS = "a" * 32, "b" * 16

@@ -14,7 +14,8 @@ import pytest
 from app.cluster.launchers.ray.launcher import RayLauncher
 from app.cluster.launchers.ray.words import Wanted
 from tests.ray.nodes import Nodes, node
-from tests.support.processes import ROOT, GatewayProcess, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, GatewayProcess
 
 pytestmark = pytest.mark.timeout(400)  # three nodes and three engines start
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.ray.nodes import LOOPBACK_ONLY, Nodes, node
-from tests.support.processes import ROOT, Server, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, Server, clean_environment, comes_true
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
 FAKE = Path(__file__).with_name("fake_nvml")
 GIB = 2**30
@@ -13,11 +14,11 @@ IDLE = GIB // 2
 
 
 class FakeGpus:
-    def __init__(self, folder: Path, count: int = 2, machine: int = 0) -> None:
-        """Those of another machine are others: leases do not see them as one."""
+    def __init__(self, folder: Path, count: int = 2) -> None:
+        """Those in another folder are others: leases, which hold for a whole machine, do not see them as one."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.uuids = [f"GPU-{index:08x}-aaaa-bbbb-cccc-{machine + index:012x}" for index in range(count)]
+        self.uuids = [f"GPU-{index:08x}-aaaa-bbbb-cccc-{crc32(bytes(folder)):012x}" for index in range(count)]
         self.are([{"uuid": uuid, "total": TOTAL, "used": IDLE} for uuid in self.uuids])
 
     def are(self, gpus: list[dict[str, object]]) -> None:

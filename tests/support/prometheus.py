@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from tests.support.processes import ROOT, Server, clean_environment, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, Server, clean_environment
 
 CONFIG = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 EVERY_S = 1.0

@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import redis
 
+from tests.support.ports import free_port
 from tests.support.processes import comes_true
 
 
@@ -35,7 +35,7 @@ class RedisServer:
             self.url = f"unix://{self.socket}"
             self._place = ["--port", "0", "--unixsocket", self.socket]
         else:
-            port = _free_port()
+            port = free_port()
             self.url = f"redis://127.0.0.1:{port}/0"
             self._place = ["--bind", "127.0.0.1", "--port", str(port)]
         self.start()
@@ -88,9 +88,3 @@ def redis_server(folder: Path, *, at_socket: bool = False) -> Iterator[RedisServ
         yield server
     finally:
         server.stop()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port

@@ -13,7 +13,8 @@ import psutil
 
 from tests.support.collector import Collector, collector
 from tests.support.nvml import FAKE, FakeGpus
-from tests.support.processes import ROOT, EngineSite, GatewayProcess, Server, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, EngineSite, GatewayProcess, Server, clean_environment, comes_true
 from tests.support.prometheus import Prometheus, prometheus
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.tenancy import ADMIN, signed, write_tenants
@@ -139,7 +140,7 @@ def stack(folder: Path, names: Sequence[str] = (), **settings: str) -> Iterator[
         gateway = GatewayProcess("gateway", free_port(), folder, **given | settings)
         put.callback(gateway.end)
         gateway.await_ready("/livez")
-        gpus = FakeGpus(folder / "nvml", machine=16 * metrics_port)
+        gpus = FakeGpus(folder / "nvml")
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collecting.url}
         workers = []
         for number, name in enumerate(names or [f"worker-{number}-{metrics_port}" for number in range(2)]):

@@ -13,7 +13,8 @@ import pytest
 
 from app.cluster.launchers.plan import Machine
 from tests.support.collector import Collector, collector
-from tests.support.processes import EngineSite, GatewayProcess, alive, below, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import EngineSite, GatewayProcess, alive, below, comes_true
 
 ON_VLLM = (pytest.mark.vllm, pytest.mark.timeout(120, func_only=True))
 """The first one that runs waits for the start, too, which is not its own time."""

@@ -14,6 +14,7 @@ from app.cluster.control import Order, WorkerState
 from app.cluster.worker.crew import crew
 from app.settings import Engine
 from tests.cluster.worker.conftest import Bench, family, settled
+from tests.support.ports import free_port
 from tests.support.processes import ROOT
 
 GATEWAY = """
@@ -37,7 +38,8 @@ asyncio.run(main())
 
 
 async def test_each_has_a_name_a_port_and_a_log_and_all_end_at_once(bench: Bench) -> None:
-    engine = Engine(type="vllm", replicas=3, gpus=("0", "1", "2"), port_start=24_500)
+    first = free_port()
+    engine = Engine(type="vllm", replicas=3, gpus=("0", "1", "2"), port_start=first)
     told: list[str] = []
     async with crew(
         engine, bench.folder, on_progress=lambda name, line: told.append(name), heartbeat_s=0.1, build=bench.build
@@ -46,7 +48,7 @@ async def test_each_has_a_name_a_port_and_a_log_and_all_end_at_once(bench: Bench
             await worker.load(Order(model="stubborn"), drain_s=0)
         ready = [await settled(worker) for worker in workers]
         assert [status.state for status in ready] == [WorkerState.READY] * 3
-        assert [status.engine_url for status in ready] == [f"http://127.0.0.1:{24_500 + n}" for n in range(3)]
+        assert [status.engine_url for status in ready] == [f"http://127.0.0.1:{first + n}" for n in range(3)]
         assert [status.gpus for status in ready] == [("0",), ("1",), ("2",)]
         began = time.monotonic()
     assert time.monotonic() - began < 2 * 6.0, "each takes its grace, all of them the same one"

@@ -17,7 +17,8 @@ import pytest
 
 from app.cluster.control import Status, WorkerState
 from tests.cluster.worker.conftest import SCRIPTED
-from tests.support.processes import ROOT, Server, alive, clean_environment, comes_true, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, Server, alive, clean_environment, comes_true
 
 SOON_S = 60.0
 WORKER = (sys.executable, "-c", "import sys; from gllm.cli import main; sys.exit(main())", "worker")

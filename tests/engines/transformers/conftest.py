@@ -3,7 +3,6 @@
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from app.engines.transformers.job import Job, News  # noqa: E402
 from app.engines.transformers.manager import Limits  # noqa: E402
 from app.engines.transformers.sampling import Sampling  # noqa: E402
 from app.engines.transformers.tokens import Tokens  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
 VOCABULARY = 97
@@ -139,13 +139,6 @@ class Running:
             if line.startswith(f"{name}{{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
                 total += float(line.rsplit(" ", 1)[1])
         return total
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 @contextmanager

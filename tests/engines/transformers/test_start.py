@@ -121,6 +121,7 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
     return await client.post("/v1/chat/completions", json={"messages": HI} | fields)
 
 
+@pytest.mark.alone
 async def test_a_full_queue_answers_503_with_retry_after(small: Running) -> None:
     async with httpx.AsyncClient(base_url=small.url, headers=AUTH, timeout=60) as client:
         too_many = await ask(client, n=4)
