@@ -210,7 +210,7 @@ $(RAY_READY): | $(DEV_READY)
 	@$(INSTALL) $(LOCKED) requirements/ray.lock
 	@rm -f $(VENV)/.ray-* && touch $@
 
-$(VLLM_MADE): | $(VENV_MADE)
+$(VLLM_MADE):
 	@$(PYTHON) -m venv --clear $(VLLM_VENV)
 	@touch $@
 

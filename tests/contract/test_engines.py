@@ -28,7 +28,7 @@ LIMIT_S = 10
 """For a whole test: an engine that hangs is a failure, not a wait."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def transformers_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     engine = Engine("contract", free_port(), tmp_path_factory.mktemp("contract"))
     try:

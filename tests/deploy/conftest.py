@@ -34,7 +34,7 @@ class Lived:
         return self.prometheus.over(query, self.minute.began, self.minute.ended)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
     with stack(tmp_path_factory.mktemp("stack")) as running:
         yield Lived(running, live_through(running, pause_s=0.25))

@@ -1,4 +1,4 @@
-"""One real engine and one real gateway for the whole session; more of them only where a test breaks what it uses."""
+"""One real engine and one real gateway for all tests here; more of them only where a test breaks what it uses."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -40,14 +40,14 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("processes")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine(logs: Path) -> Iterator[Engine]:
     """The Transformers engine on the demo model, small enough that its queue can be filled."""
     with running(Engine("engine", free_port(), logs, "--max-num-seqs", "16", "--max-queue", "48")) as process:
         yield process
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gateway(engine: Engine, logs: Path) -> Iterator[GatewayProcess]:
     with running(GatewayProcess("gateway", free_port(), logs, ENGINE_URLS=engine.url)) as process:
         yield process

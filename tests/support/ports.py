@@ -8,19 +8,20 @@ import socket
 
 FIRST, END = 10_000, 23_000
 """Ports that tests call by their number lie above."""
-EACH = 1_000
+EACH, APART = 1_000, 10
 
 
-def free_port(room: int = 10) -> int:
-    """It does not come again before all others had their turn. `room`: of those that follow, so many are left alone,
-    for whoever counts on from it: to a second replica, or past a port that is taken."""
+def free_port(room: int = APART) -> int:
+    """It does not come again before all others had their turn. `room`: so many from there on are free, and left alone
+    for whoever counts on from it: to a second replica, or past a port that was taken meanwhile."""
     global _next
-    for _ in range(EACH // room):
+    for _ in range(EACH):
         port = _next if _next + room <= _first + EACH else _first
-        _next = port + room
-        if _is_free(port):
+        free = all(map(_is_free, range(port, port + room)))
+        _next = port + (room if free else APART)
+        if free:
             return port
-    raise RuntimeError(f"no port is free from {_first} to {_first + EACH}")
+    raise RuntimeError(f"no {room} ports in a row are free from {_first} to {_first + EACH}")
 
 
 def _claimed() -> tuple[socket.socket, int]:

@@ -164,7 +164,7 @@ def started(*arguments: str) -> Iterator[Running]:
         process.stdout.close()  # type: ignore[union-attr]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine() -> Iterator[Running]:
     """The demo model, served by a process of its own."""
     with started("--model", str(DEMO), "--served-model-name", "demo") as running:
