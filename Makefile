@@ -74,6 +74,14 @@ test-vllm: $(DEV_READY) $(VLLM_MADE) ## Run the tests on real vLLM, with or with
 		echo "=== SKIPPED: the tests on real vLLM. $(VLLM)==$(VLLM_VERSION) cannot be had here; see above why. ===" >&2; \
 	fi
 
+.PHONY: test-gpu
+test-gpu: $(DEV_READY) $(VLLM_MADE) ## Run the tests on a real GPU: whose it is, and whether its memory comes back
+ifeq ($(VLLM),vllm)
+	@$(MAKE) -s $(VLLM_READY) && PATH="$(CURDIR)/$(VLLM_BIN):$$PATH" $(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
+else
+	@echo "=== SKIPPED: there is no GPU here ===" >&2
+endif
+
 # Compose's own error has the names; what a refused `.env` was refused for is in the log of `preflight`.
 .PHONY: up
 up: ## Start the whole stack with Docker Compose (ARGS="--profile scale")
