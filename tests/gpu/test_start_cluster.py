@@ -138,7 +138,7 @@ def test_an_engine_that_is_killed_comes_back_and_takes_no_more_than_before(clust
     taken, on_it = cluster.taken(), cluster.ours_on_it()
     os.kill(min(on_it), signal.SIGKILL)
     assert comes_true(lambda: not cluster.ours_on_it() & on_it, 30)
-    assert comes_true(lambda: cluster.ours_on_it() and complete(cluster.url), STARTING_S, 0.3), cluster.tail(60)
+    assert comes_true(lambda: bool(cluster.ours_on_it()) and complete(cluster.url), STARTING_S, 0.3), cluster.tail(60)
     cluster.await_whole(workers=1)
     assert cluster.taken() < 1.2 * taken
     assert not cluster.ours_on_it() & on_it
