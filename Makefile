@@ -61,8 +61,8 @@ test: $(DEV_READY) ## Run all tests: real engine, no GPU, no network (ARGS="-k n
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@$(BIN)/python -m pytest -m "not vllm and not alone" --numprocesses 2; shared=$$?; \
-	$(BIN)/python -m pytest -m "not vllm and alone" && exit $$shared
+	@$(BIN)/python -m pytest -m "not vllm and not gpu and not alone" --numprocesses 2; shared=$$?; \
+	$(BIN)/python -m pytest -m "not vllm and not gpu and alone" && exit $$shared
 endif
 
 .PHONY: test-ray
@@ -81,6 +81,14 @@ setup-vllm: $(VLLM_MADE) ## Install vLLM for them, as far as it can be had
 	then $(MAKE) -s $(VLLM_READY); else \
 		echo "=== SKIPPED: the tests on real vLLM. $(VLLM)==$(VLLM_VERSION) cannot be had here; see above why. ===" >&2; \
 	fi
+
+.PHONY: test-gpu
+test-gpu: $(DEV_READY) $(VLLM_MADE) ## Run the tests on a real GPU: whose it is, and whether its memory comes back
+ifeq ($(VLLM),vllm)
+	@$(MAKE) -s $(VLLM_READY) && PATH="$(CURDIR)/$(VLLM_BIN):$$PATH" $(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
+else
+	@echo "=== SKIPPED: there is no GPU here ===" >&2
+endif
 
 # Compose's own error has the names; what a refused `.env` was refused for is in the log of `preflight`.
 .PHONY: up

@@ -12,6 +12,7 @@ MEASUREMENTS = {
     "guard": "whether the hot path got dearer: its CPU beside a plain proxy's, in half a minute, for CI",
     "http_stack": "what each layer of the HTTP stack costs the gateway, per request and per event",
     "engine_batching": "what continuous batching gives the Transformers engine, in tokens a second",
+    "through": "what clients get of a real engine through the gateway, beside asking the engine itself",
     "tracing": "what traces cost the gateway and the Transformers engine",
     "journal": "what it costs the gateway to remember the last calls",
     "overload": "goodput over offered load, and how fast the excess is refused",

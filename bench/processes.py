@@ -21,6 +21,8 @@ from bench.ports import free_port
 
 GATEWAY = ("-c", "import sys; from gllm.cli import main; sys.exit(main())", "serve")
 READY_S = 60.0
+LOADED_S = 600.0
+"""A large model, read from a slow disk."""
 GONE_S = 15.0
 
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
@@ -86,6 +88,15 @@ class Processes:
         folder = self._folder / f"gateway-{port}"
         return self._stack.enter_context(_started(GatewayProcess, [*GATEWAY], port, folder, environment, key))
 
+    def serving(self, settings: Mapping[str, str]) -> GatewayProcess:
+        """A gateway that starts its engines itself. They are ready."""
+        port = free_port()
+        environment = {"PORT": str(port), "LOG_FORMAT": "json", **settings}
+        folder = self._folder / f"serving-{port}"
+        return self._stack.enter_context(
+            _started(GatewayProcess, [*GATEWAY], port, folder, environment, ready="/readyz", ready_s=LOADED_S)
+        )
+
     def file(self, name: str, text: str) -> Path:
         path = self._folder / name
         path.write_text(text)
@@ -94,7 +105,14 @@ class Processes:
 
 @contextmanager
 def _started(
-    kind: type[P], argv: list[str], port: int, folder: Path, environment: Mapping[str, str], key: str | None = None
+    kind: type[P],
+    argv: list[str],
+    port: int,
+    folder: Path,
+    environment: Mapping[str, str],
+    key: str | None = None,
+    ready: str = "/health",
+    ready_s: float = READY_S,
 ) -> Iterator[P]:
     folder.mkdir()
     log = folder / "log"
@@ -111,19 +129,19 @@ def _started(
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30) as http:
-            _await_ready(process, http, log)
+            _await_ready(process, http, log, ready, ready_s)
             yield kind(port, process.pid, http)
     finally:
         _end(process)
 
 
-def _await_ready(process: subprocess.Popen[bytes], http: httpx.Client, log: Path) -> None:
-    until = time.monotonic() + READY_S
+def _await_ready(process: subprocess.Popen[bytes], http: httpx.Client, log: Path, path: str, limit_s: float) -> None:
+    until = time.monotonic() + limit_s
     while time.monotonic() < until:
         if process.poll() is not None:
             break
         with suppress(httpx.TransportError):
-            if http.get("/health").status_code == 200:
+            if http.get(path).status_code == 200:
                 return
         time.sleep(0.05)
     raise RuntimeError(f"{process.args!r} does not answer:\n{log.read_text(errors='replace')[-2_000:]}")

@@ -26,8 +26,8 @@ ARGS = (
     "--enable-auto-tool-choice --tool-call-parser hermes --enable-lora --max-lora-rank 8 --max-loras 2 "
     f"--max-num-queued-reqs {MOST_AT_WORK}"
 )
-SHARED_GPU = "--gpu-memory-utilization 0.3"
-"""Both replicas may see the same one, and vLLM takes nearly all of it."""
+SHARED_GPU = "--gpu-memory-utilization 0.3 --enforce-eager"
+"""Both replicas may see the same one, of which vLLM takes nearly all; and compiling for it takes minutes."""
 
 START_S, STOP_S = 400.0, 40.0
 
