@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-TOGETHER = ("tests/deploy/",)
-"""All files there look at one stack, and at a minute of its life that takes a minute."""
+TOGETHER = (
+    ("tests/deploy/",),  # they look at one stack, and at a minute of its life that takes a minute
+    ("tests/cluster/", "tests/service/"),  # they name ports by number, and a GPU 0 where no driver tells which
+)
 
 
 class Shares(LoadFileScheduling):  # type: ignore[misc]  # it ships no types
@@ -15,4 +17,5 @@ class Shares(LoadFileScheduling):  # type: ignore[misc]  # it ships no types
         super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((each for each in TOGETHER if nodeid.startswith(each)), super()._split_scope(nodeid))
+        together = (" ".join(folders) for folders in TOGETHER if nodeid.startswith(folders))
+        return next(together, super()._split_scope(nodeid))

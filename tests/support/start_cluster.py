@@ -25,7 +25,7 @@ class Cluster(Server):
 
     def __init__(self, name: str, logs: Path, *args: str, workers: str = "0:1", **env: str) -> None:
         self.mark = Mark()
-        self.first_port = free_port(room=400)  # for four workers, a hundred apart
+        self.first_port = free_port(room=200)  # for two workers, a hundred apart
         port = free_port()
         argv = [*GLLM_COMMAND, "start-cluster", "--port", str(port), "--workers", workers]
         argv += ["--worker-port-range-start", str(self.first_port), "--engine", "transformers", *args]
