@@ -138,3 +138,14 @@ async def test_a_flow_that_stops_flowing_has_stalled(
         with pytest.raises(EngineStalled):
             await running
     assert reader.blocks == [ONE, TWO]
+
+
+async def test_the_last_block_and_the_end_may_come_together(replica: Replica, engine: HttpEngine) -> None:
+    replica.plays(Do.REQUEST, SSE + CHUNKED + chunk(ONE), Do.PAUSE, chunk(TWO) + LAST_CHUNK, Do.UNTIL_CLOSED)
+    reader = Reader()
+    async with engine.open(a_call(stream=True)) as exchange:
+        running = asyncio.get_running_loop().create_task(flow(exchange, reader.pass_on))
+        await turns(20)
+        replica.go_on()
+        assert await asyncio.wait_for(running, 5) is False
+    assert reader.blocks == [ONE, TWO]
