@@ -1,13 +1,35 @@
 """What the gateway asks of an engine."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from app.generation import Call
 from app.reliability.limit import Load
 
 Exchange = AbstractAsyncContextManager[AsyncIterator[bytes]]
+
+PassOn = Callable[[bytes], bool]
+"""Takes a block, at once and without waiting; whether it can take more."""
+
+
+@runtime_checkable
+class Flowing(Protocol):
+    """Blocks that need no task to be woken for each of them."""
+
+    async def flow(self, pass_on: PassOn) -> bool:
+        """As `flow` below."""
+        ...
+
+
+async def flow(blocks: AsyncIterator[bytes], pass_on: PassOn) -> bool:
+    """Hand on what comes: `True` as soon as no more can be taken, `False` when all has come."""
+    if isinstance(blocks, Flowing):
+        return await blocks.flow(pass_on)
+    async for block in blocks:
+        if not pass_on(block):
+            return True
+    return False
 
 
 class Engine(Protocol):

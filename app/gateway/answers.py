@@ -14,6 +14,8 @@ from app.wire.errors import error_event, error_json, row_of
 from app.wire.limits import limit_headers
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Takes = Callable[[bytes], bool]
+"""Writes a part of a body at once, if the client takes it without being waited for."""
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -27,6 +29,10 @@ class Sink(Protocol):
         ...
 
     async def write(self, block: bytes) -> None: ...
+
+    def offer(self, block: bytes) -> bool:
+        """Write it now, if that needs no waiting. Otherwise nothing is written, and `write` is there."""
+        ...
 
     async def end(self) -> None: ...
 
@@ -63,6 +69,9 @@ class Answer:
         await self._start(200, [(b"content-length", b"%d" % len(block))])
         await self._send({"type": "http.response.body", "body": block})
         self.complete = True
+
+    def offer(self, block: bytes) -> bool:
+        return False
 
     async def end(self) -> None:
         """The one write was the end."""
@@ -102,12 +111,21 @@ class Answer:
 
 
 class EventStream(Answer):
-    """Blocks of whole events. Each write is awaited, so that a slow reader slows the engine."""
+    """Blocks of whole events. A slow reader is waited for, so that it slows the engine."""
 
     content_type = b"text/event-stream; charset=utf-8"
 
-    def __init__(self, send: Send, client: Lifeline, record: Record, clock: Clock, write_limit_s: float) -> None:
+    def __init__(
+        self,
+        send: Send,
+        client: Lifeline,
+        record: Record,
+        clock: Clock,
+        write_limit_s: float,
+        takes: Takes | None = None,
+    ) -> None:
         super().__init__(send, client, record, clock, write_limit_s)
+        self._takes = takes
         self._ends = end_of(record.endpoint)
         self._over = False
 
@@ -117,6 +135,13 @@ class EventStream(Answer):
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
         if self._ends(block):
             self.complete = True
+
+    def offer(self, block: bytes) -> bool:
+        if not self._begun or self._takes is None or not self._takes(block):
+            return False
+        if self._ends(block):
+            self.complete = True
+        return True
 
     async def end(self) -> None:
         self.complete = True

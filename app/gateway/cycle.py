@@ -33,6 +33,13 @@ class Cycle(RequestResponseCycle):
         else:
             self._write(message.get("body", b""), message.get("more_body", False))
 
+    def takes(self, part: bytes) -> bool:
+        """Write a part of the body at once, where `send` would not have to wait."""
+        if self.flow.write_paused or self.disconnected:
+            return False
+        self._write(part, more=True)
+        return True
+
     def _begin(self, status: int, given: list[tuple[bytes, bytes]]) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False

@@ -10,6 +10,7 @@ import msgspec
 from app.clock import Clock
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Lease
+from app.engines.base import flow
 from app.errors import (
     DeadlinePassed,
     EngineBusy,
@@ -226,28 +227,31 @@ class Dispatch:
         ticket.lease.answers()
         reader = relay.begin()
 
-        def read(block: bytes) -> bytes:
+        turn = self._turn = (self._turn + STRIDE) % SAMPLED
+        shown, timed_from = b"", 0.0
+
+        def pass_on(block: bytes) -> bool:
+            """Whether its client has taken what is shown of it. Otherwise that is still to be written."""
+            nonlocal shown, timed_from
+            timed_from = self._clock() if reader.events and reader.events % SAMPLED == turn else 0.0
             shown = relay.read(block)
             if reader.ended:
                 ticket.finish()
-            return shown
+            if shown and not out.offer(shown):
+                return False
+            if timed_from:
+                self._on_delay(self._clock() - timed_from)
+            return True
 
         try:
-            shown = read(first)
+            taken = pass_on(first)
             if first and relay.left:
                 self._taken_over(relay, ticket.lease, record)
-            if shown:
+            while not taken or await flow(blocks, pass_on):
                 await out.write(shown)
-            turn = self._turn = (self._turn + STRIDE) % SAMPLED
-            async for block in blocks:
-                if reader.events % SAMPLED != turn:
-                    if shown := read(block):
-                        await out.write(shown)
-                else:
-                    began = self._clock()
-                    if shown := read(block):
-                        await out.write(shown)
-                        self._on_delay(self._clock() - began)
+                if timed_from:
+                    self._on_delay(self._clock() - timed_from)
+                taken = True
             reader.close()
         except GatewayError:
             if not reader.ended:  # what goes wrong after the proper end takes nothing from anybody

@@ -25,7 +25,7 @@ from app.errors import (
     Unforeseen,
     WrongMethod,
 )
-from app.gateway.answers import Answer, EventStream, Send, send_error
+from app.gateway.answers import Answer, EventStream, Send, Takes, send_error
 from app.gateway.auth import TENANT, Door, check_allowed, commands_workers
 from app.gateway.endpoints import PROBED
 from app.gateway.intake import Headers, Intake, check_media_type
@@ -54,6 +54,9 @@ RECORD = "gllm.record"
 
 CONNECTION = "gllm.connection"
 """The ASGI extension under which our server protocol offers itself."""
+
+TAKES = "gllm.takes"
+"""And the one under which it writes parts of an answer that can be written at once."""
 
 HOT_PATHS: dict[str, Route] = {
     **{route.value: route for route in Route},
@@ -165,7 +168,7 @@ class Edge:
             if record.story is not None:
                 record.story.asked = Asked.of(call)
             if call.stream:
-                out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s)
+                out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s, _takes(scope))
             if b"x-priority" in headers:
                 out.also([(b"x-gllm-priority", call.priority.name.lower().encode())])  # it may be less than was asked
             await self._pipeline.serve(call, out, record)
@@ -247,6 +250,11 @@ def _outcome_of(status: int) -> Outcome:
 def _connection(scope: Scope) -> Connection | None:
     extensions = scope.get("extensions")
     return extensions.get(CONNECTION) if extensions else None
+
+
+def _takes(scope: Scope) -> Takes | None:
+    extensions = scope.get("extensions")
+    return extensions.get(TAKES) if extensions else None
 
 
 def _check_doubles(names: list[bytes]) -> None:

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.errors import BodyTooSlow, GatewayError, HeadersTooLarge, MalformedHttp
 from app.gateway.answers import headers_of
 from app.gateway.cycle import Cycle
-from app.gateway.edge import CONNECTION
+from app.gateway.edge import CONNECTION, TAKES
 from app.reliability.watch import Watch
 from app.wire.errors import error_json, row_of
 
@@ -148,6 +148,7 @@ class GatewayProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        scope["extensions"][TAKES] = cycle.takes
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:  # pipelined: it waits for its turn

@@ -57,6 +57,23 @@ async def body(one: Cycle, data: bytes, *, more: bool = False) -> None:
     await one.send({"type": "http.response.body", "body": data, "more_body": more})
 
 
+async def test_a_part_is_written_at_once_where_nobody_has_to_wait() -> None:
+    wire, flow = Wire(), Flow()
+    one = cycle(wire)
+    one.flow = cast(Any, flow)
+    await begin(one, (b"x-a", b"b"))
+    del wire.writes[:]
+    assert one.takes(b"one")
+    flow.write_paused = True
+    assert not one.takes(b"two")
+    flow.write_paused = False
+    assert one.takes(b"three")
+    one.disconnected = True
+    assert not one.takes(b"four")
+    assert wire.writes == [b"3\r\none\r\n", b"5\r\nthree\r\n"]
+    assert not one.response_complete
+
+
 async def test_an_answer_of_known_length_is_one_write() -> None:
     wire = Wire()
     one = cycle(wire)

@@ -36,6 +36,9 @@ class Client:
 
     def also(self, headers: Headers) -> None: ...
 
+    def offer(self, block: bytes) -> bool:
+        return False
+
     async def write(self, block: bytes) -> None:
         self.committed = True
         self.body += block

@@ -1,7 +1,8 @@
 """One TCP connection to an engine, and the answer that is arriving on it.
 
 It turns bytes into the state of one answer, and knows nothing of time, of pools, or of what the answer means.
-One reader waits for it to change, looks at the state, and waits again.
+One reader waits for it to change, looks at the state, and waits again. It may leave word what to do with what comes in
+the meantime: then nobody is woken for that.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_pause_above",
         "_pieces",
+        "_taken",
         "_transport",
         "_waiter",
         "begun",
@@ -47,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._parser: Any = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
+        self._taken: Callable[[], bool] | None = None
         self.open = False
         self.idle_since = math.inf
         self.fault: GatewayError | None = None
@@ -80,8 +83,10 @@ class Connection(asyncio.Protocol):
         if self.fault is None:
             self._transport.write(request)
 
-    def changed(self) -> asyncio.Future[None]:
-        """Done at the next read, or when the connection breaks."""
+    def changed(self, taken: Callable[[], bool] | None = None) -> asyncio.Future[None]:
+        """Done at the next read, or when the connection breaks. `taken` is asked first, if there is more body to come:
+        whether this read is dealt with, and nobody needs to wake up for it."""
+        self._taken = taken
         self._waiter = waiter = self._loop.create_future()
         return waiter
 
@@ -159,8 +164,13 @@ class Connection(asyncio.Protocol):
             elif self.size > self._pause_above and not self.paused:
                 self.paused = True
                 self._transport.pause_reading()
-        if self._waiter is not None:
+        if self._waiter is not None and not self._passes():
             self._wake()
+
+    def _passes(self) -> bool:
+        """Not to a reader that has just given up."""
+        goes_on = not self.complete and self.fault is None and self.size > 0
+        return goes_on and self._taken is not None and self.awaited and self._taken()
 
     def eof_received(self) -> None:
         self._ended(None)

@@ -5,6 +5,7 @@ import math
 from types import TracebackType
 from typing import Self
 
+from app.engines.base import PassOn
 from app.engines.http.connection import Connection
 from app.engines.http.limits import Limits, Timeouts
 from app.engines.http.pool import Pool
@@ -109,16 +110,45 @@ class HttpExchange:
                 if block:
                     self._given = True
                     return block
-            elif connection.complete:
-                if cutter.rest():
-                    raise EngineBroken(detail="the stream ended inside an event")
+            elif self._is_over(connection, cutter):
                 raise StopAsyncIteration
-            elif connection.fault is not None:
-                raise self._fault(connection.fault)
             else:
                 if connection.begun:
                     self._allow(self._timeouts.idle_s)
                 await connection.changed()
+
+    async def flow(self, pass_on: PassOn) -> bool:
+        """What comes while this waits goes on within the very callback that has read it."""
+        connection, cutter = self._connection, self._cutter
+        assert connection is not None, "an exchange gives nothing outside its block"
+        assert cutter is not None, "what is no stream comes whole"
+        full, failure = False, None
+
+        def taken() -> bool:
+            nonlocal full, failure
+            try:
+                block = cutter.feed(connection.take())
+                if block:
+                    self._given = True
+                    full = not pass_on(block)
+                self._allow(self._timeouts.idle_s)
+            except Exception as error:  # of no concern to whoever reads the socket
+                failure = error
+            return not full and failure is None
+
+        while True:
+            if failure is not None:
+                raise failure
+            if full:
+                return True
+            if connection.size:
+                taken()
+            elif self._is_over(connection, cutter):
+                return False
+            else:
+                if connection.begun:
+                    self._allow(self._timeouts.idle_s)
+                await connection.changed(taken)
 
     def expire(self, now: float) -> None:
         connection = self._connection
@@ -228,6 +258,16 @@ class HttpExchange:
         for name, plain in (b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked"):
             if name in headers and headers[name].lower() != plain:
                 raise EngineNonsense(detail=f"{name!r}: {headers[name]!r}")
+
+    def _is_over(self, connection: Connection, cutter: EventCutter) -> bool:
+        """Nothing is left, and nothing comes. Raises if more should have come."""
+        if connection.complete:
+            if cutter.rest():
+                raise EngineBroken(detail="the stream ended inside an event")
+            return True
+        if connection.fault is not None:
+            raise self._fault(connection.fault)
+        return False
 
     def _fault(self, fault: GatewayError) -> GatewayError:
         if isinstance(fault, EngineFailed) and self._given:

@@ -9,7 +9,8 @@ import uvloop
 
 from app.engines.http import HttpEngine, Limits, Timeouts
 from app.reliability.watch import Watch
-from tests.engines.http.replica import Replica, open_sockets, turns
+from tests.engines.http import replica as scripts
+from tests.engines.http.replica import Reading, Replica, open_sockets, turns
 from tests.support.clock import FakeClock
 
 TOO_LONG_S = 30.0
@@ -18,6 +19,11 @@ TOO_LONG_S = 30.0
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=Reading, autouse=True)
+def _reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts, "reading", request.param)
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from pathlib import Path
 
+from app.engines.base import flow
 from app.engines.http import HttpEngine
 from app.errors import GatewayError
 from app.generation import Call, Route
@@ -151,18 +152,43 @@ def a_call(*, stream: bool = False, body: bytes = b'{"model":"demo"}', expires_a
     return Call(id="req-1", route=Route.CHAT, model="demo", body=body, expires_at=expires_at, stream=stream)
 
 
+class Reading(StrEnum):
+    """How answers are read here: each of both ways gets the same blocks, and the same errors."""
+
+    BY_BLOCK = "by block"
+    FLOWING = "flowing"
+
+
+reading = Reading.BY_BLOCK
+"""Set for each test by `conftest`."""
+
+
 async def answer_of(engine: HttpEngine, call: Call) -> list[bytes]:
+    blocks: list[bytes] = []
+    await _read(engine, call, blocks)
+    return blocks
+
+
+async def _read(engine: HttpEngine, call: Call, blocks: list[bytes]) -> None:
+    def pass_on(block: bytes) -> bool:
+        """Every third time it has enough for now."""
+        blocks.append(block)
+        return len(blocks) % 3 > 0
+
     async with engine.open(call) as exchange:
-        return [block async for block in exchange]
+        if call.stream and reading is Reading.FLOWING:
+            while await flow(exchange, pass_on):
+                await turns(1)
+        else:
+            async for block in exchange:
+                blocks.append(block)  # noqa: PERF401 - a comprehension would lose them
 
 
 async def failure_of(engine: HttpEngine, call: Call) -> tuple[list[bytes], GatewayError]:
     """The blocks that came, and the error that ended them."""
     blocks: list[bytes] = []
     try:
-        async with engine.open(call) as exchange:
-            async for block in exchange:
-                blocks.append(block)  # noqa: PERF401 - a comprehension would lose them
+        await _read(engine, call, blocks)
     except GatewayError as error:
         return blocks, error
     raise AssertionError(f"it did not fail, but gave {blocks}")
