@@ -39,6 +39,8 @@ NOT_RETRIED = {
 }
 LIMITS = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrent": "requests at once"}
 CANDIDATE = ("", "replica", "running", "tokens", "score", "")
+ROUNDED_MS = 0.02
+"""By so much may times be off that are told to a hundredth and were added up."""
 WIDTH = 10
 INDENT = " " * (WIDTH + 2)
 
@@ -110,7 +112,7 @@ def _moments(call: Explanation) -> Iterator[tuple[float, list[str]]]:
     for stay in call.line:
         yield stay.came_ms, [_into_line(stay)]
         if stay.waited_ms and not _waits_still(call, stay):
-            yield stay.came_ms + stay.waited_ms, [_out_of_line(call, stay)]
+            yield _left_ms(call, stay), [_out_of_line(call, stay)]
     for number, tried in enumerate(call.tried, 1):
         yield tried.began_ms, [_attempt(number, tried), *_candidates(tried)]
         if not tried.running and (tried.error or tried.outrun):
@@ -151,11 +153,17 @@ def _waits_still(call: Explanation, stay: Stay) -> bool:
     return call.state == "waiting" and stay is call.line[-1]
 
 
+def _left_ms(call: Explanation, stay: Stay) -> float:
+    """When it left the line. Of rounded times the sum may be a hair later than the attempt that followed."""
+    left_ms = stay.came_ms + stay.waited_ms
+    return min([left_ms, *(tried.began_ms for tried in call.tried if tried.began_ms > left_ms - ROUNDED_MS)])
+
+
 def _out_of_line(call: Explanation, stay: Stay) -> str:
     waited = f"after {lasting(stay.waited_ms / 1e3)} of waiting"
     if stay.displaced_by:
         return f"out of the line {waited}: its place was given to request {word(stay.displaced_by)}"
-    if not any(tried.began_ms >= stay.came_ms + stay.waited_ms for tried in call.tried):
+    if not any(tried.began_ms >= _left_ms(call, stay) for tried in call.tried):
         return f"out of the line {waited}: its turn had not come"
     if stay.again:
         return f"its turn {waited}: there was room on a replica that had not failed it"

@@ -130,6 +130,28 @@ def test_an_id_and_a_choice_contradict_each_other(gateway: Gateway, told: Told, 
     assert gateway.asked == []
 
 
+STAY: dict[str, Any] = {
+    **dict.fromkeys(("expected_ms", "needed_ms", "left_ms"), 100.0),
+    **{"ahead": 0, "waiting": 0, "again": False, "tenants": 1, "promoted": False, "displaced_by": ""},
+}
+TRIED: dict[str, Any] = {
+    **{"replica": "one", "took_ms": 1.0, "running": False, "reason": None, "beside": False, "outrun": False},
+    **{"error": "", "free": 1, "of": 1, "candidates": []},
+}
+
+
+@pytest.mark.parametrize(
+    ("waited_ms", "began_ms", "came"), [(5.34, 5.46, True), (5.34, 5.45, True), (5.34, 5.4, False)]
+)
+def test_times_that_were_rounded_do_not_change_the_order(waited_ms: float, began_ms: float, came: bool) -> None:
+    line = [{**STAY, "came_ms": 0.12, "waited_ms": waited_ms}]  # in floats: 5.46 and a hair more
+    whole = {**WHOLE, "line": line, "tried": [{**TRIED, "began_ms": began_ms}]}
+    text = "\n".join(sentences(msgspec.convert(whole, Explanation)))
+    assert ("its turn had not come" in text) is not came
+    assert ("its turn after" in text) is came
+    assert (text.index("of waiting") < text.index("attempt 1")) is came
+
+
 def test_what_somebody_else_has_named_moves_no_cursor() -> None:
     nasty = "a\x1b[2J\nb"
     whole = {
