@@ -1,13 +1,11 @@
 """Where a call's time went, by its record: one arithmetic for metrics, log lines and the journal."""
 
-from typing import NamedTuple
-
 import msgspec
 
 from app.telemetry.record import Record
 
 
-class Phases(NamedTuple):
+class Phases(msgspec.Struct, frozen=True, gc=False):
     """Our own time, in seconds. With waiting and the engine's it makes up the whole, but for what goes on at once: the
     relay of a stream, of which `gllm_event_delay_seconds` tells."""
 
