@@ -14,6 +14,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _UNITS = {Kind.REQUESTS: b"", Kind.TOKENS: b';qu="tokens"', Kind.CONCURRENT: b';qu="concurrent-requests"'}
 _WINDOWS = {Kind.REQUESTS: b";w=60", Kind.TOKENS: b";w=60", Kind.CONCURRENT: b""}
+_CONCURRENT = Kind.CONCURRENT
 _GAPS = {Kind.REQUESTS: b";r=%d;t=%d", Kind.TOKENS: b";r=%d;t=%d", Kind.CONCURRENT: b";r=%d"}
 _OPENAIS = {
     Kind.REQUESTS: (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"),
@@ -47,7 +48,7 @@ def limit_headers(standing: Sequence[Standing]) -> Headers:
     for each in standing:
         if each.wait_s is not None:
             left.append(max(1, math.ceil(each.wait_s)))
-        elif each.kind is Kind.CONCURRENT:
+        elif each.kind is _CONCURRENT:
             left.append(each.remaining)
         else:
             left += (each.remaining, math.ceil(each.reset_s))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.errors import RateLimited
 from app.generation import Expected
 from app.reliability import quota as module
-from app.reliability.allowance import Scope
+from app.reliability.allowance import Levels, Scope
 from app.reliability.quota import LocalQuota, Reservation
 from app.tenant import Limits, Tenant
 from tests.reliability.calls import call, expected, tenant
@@ -156,4 +156,4 @@ def test_when_all_is_settled_the_level_says_what_was_used(steps: list[tuple[int,
     asyncio.run(play())
     levels = quota.account(of, Scope(None, of.limits)).levels()
     used = sum(each for _, each, _ in steps)
-    assert levels == (10**6 - len(steps), 10**6 - used, 0, 0)
+    assert levels == Levels(10**6 - len(steps), 10**6 - used, 0, 0)
