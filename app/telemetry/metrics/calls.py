@@ -154,14 +154,14 @@ class Calls:
         return self.known_models is None or model in self.known_models()
 
     def _forget(self, model: str) -> None:
-        self._numbers.clear()
-        self._tokens.clear()
         for outcome in Outcome:
             self._outcomes.forget((model, outcome.value))
         for spread in self._of_models:
             spread.forget((model,))
         for count in self._tokens_of_models:
             count.forget((model,))
+        self._numbers.clear()
+        self._tokens.clear()
 
 
 def _won(attempt: Attempt, record: Record) -> bool:

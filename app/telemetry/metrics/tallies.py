@@ -5,7 +5,6 @@ bench.http_stack`). Here one thread at a time tells each family, so none is need
 """
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
@@ -48,11 +47,12 @@ class Count:
     def __init__(self, family: Family, beginning_with: Iterable[Labels] = ()) -> None:
         """`beginning_with`: those that are 0 before anything happens, so that a rate sees the first event."""
         self.family = family
-        self.numbers: dict[Labels, Number] = defaultdict(Number, {labels: Number() for labels in beginning_with})
+        self.numbers: dict[Labels, Number] = {labels: Number() for labels in beginning_with}
 
     def of(self, labels: Labels = ()) -> Number:
         """To be kept by who tells often. It begins with 0."""
-        return self.numbers[labels]
+        number = self.numbers.get(labels)
+        return number if number is not None else self.numbers.setdefault(labels, Number())
 
     def add(self, labels: Labels = (), number: float = 1.0) -> None:
         self.of(labels).value += number
