@@ -17,10 +17,7 @@ class Phases(msgspec.Struct, frozen=True, gc=False):
     """Until its first attempt, without waiting."""
     relay: float | None
     """From a whole answer's first byte to its last; `None` where there was none, and for streams."""
-
-    @property
-    def total(self) -> float:
-        return self.intake + self.limits + self.route + (self.relay or 0.0)
+    total: float
 
 
 def phases_of(record: Record) -> Phases | None:
@@ -29,12 +26,11 @@ def phases_of(record: Record) -> Phases | None:
         return None
     first = record.tries[0].began
     waited = sum([until - since for since, until in record.waits if until <= first]) if record.waits else 0.0
-    return Phases(
-        record.parsed - record.received,
-        record.allowed - record.parsed,
-        first - record.allowed - waited,
-        record.ended - record.first_byte if record.first_byte and not record.stream else None,
-    )
+    intake = record.parsed - record.received
+    limits = record.allowed - record.parsed
+    route = first - record.allowed - waited
+    relay = record.ended - record.first_byte if record.first_byte and not record.stream else None
+    return Phases(intake, limits, route, relay, intake + limits + route + (relay or 0.0))
 
 
 def engine_s(record: Record) -> float:
