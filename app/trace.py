@@ -31,8 +31,8 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 def new_trace_id() -> str:
-    return f"{random.getrandbits(128):032x}"
+    return random.randbytes(16).hex()
 
 
 def new_span_id() -> str:
-    return f"{random.getrandbits(64):016x}"
+    return random.randbytes(8).hex()

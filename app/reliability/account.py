@@ -19,8 +19,9 @@ class Account:
         self.running = 0
 
     def levels(self) -> Levels:
-        requests = self._requests.level() if self._requests is not None else math.inf
-        tokens = self._tokens.level() if self._tokens is not None else math.inf
+        now = self._clock()
+        requests = self._requests.level_at(now) if self._requests is not None else math.inf
+        tokens = self._tokens.level_at(now) if self._tokens is not None else math.inf
         return Levels(requests, tokens, self._exposure, self.running)
 
     def take(self, expected: Expected) -> None:
@@ -34,15 +35,12 @@ class Account:
         self.running += 1
 
     def settle(self, expected: Expected, requests_back: int, tokens_back: int) -> None:
-        self._put(requests_back, tokens_back)
+        if self._requests is not None and requests_back:
+            self._requests.put(requests_back)
+        if self._tokens is not None and tokens_back:
+            self._tokens.put(tokens_back)
         self._exposure -= expected.most_tokens - expected.tokens
         self.running -= 1
-
-    def _put(self, requests: int, tokens: int) -> None:
-        if self._requests is not None and requests:
-            self._requests.put(requests)
-        if self._tokens is not None and tokens:
-            self._tokens.put(tokens)
 
     def follow(self, limits: Limits) -> None:
         """The tenant's limits were changed: who has used half still has half."""

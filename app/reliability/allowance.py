@@ -11,6 +11,8 @@ Settling never makes that worse, because a request takes from the exposure at le
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from app.errors import LargerThanLimit, RateLimited
 from app.generation import Call, Expected
 from app.reliability.token_bucket import seconds_for
@@ -19,17 +21,20 @@ from app.tenant import UNLIMITED, Kind, Limits, Standing
 WINDOW_S = 60.0
 """A limit is 'per minute', and a bucket holds one minute's worth."""
 
+_REQUESTS, _TOKENS, _CONCURRENT = Kind
+"""Looked up once: of an enumeration it takes longer than a call."""
+
 CODES = {Kind.REQUESTS: "request_rate", Kind.TOKENS: "token_quota", Kind.CONCURRENT: "concurrency"}
 
 
-class Scope(NamedTuple):
+class Scope(msgspec.Struct, frozen=True, gc=False):
     """What limits hold for: all that a tenant does (no model), or one model of it."""
 
     model: str | None
     limits: Limits
 
 
-class Levels(NamedTuple):
+class Levels(msgspec.Struct, frozen=True, gc=False):
     """Of one scope; infinite where nothing is limited."""
 
     requests: float
@@ -39,8 +44,9 @@ class Levels(NamedTuple):
 
     def less(self, expected: Expected) -> "Levels":
         """When the request is let in."""
-        exposure = self.exposure + expected.most_tokens - expected.tokens
-        return Levels(self.requests - 1, self.tokens - expected.tokens, exposure, self.running + 1)
+        tokens = expected.tokens
+        exposure = self.exposure + expected.most_tokens - tokens
+        return Levels(self.requests - 1, self.tokens - tokens, exposure, self.running + 1)
 
 
 class Waits(NamedTuple):
@@ -74,19 +80,20 @@ def fits(limits: Limits, levels: Levels, expected: Expected) -> bool:
         return False
     if limits.tokens_per_minute is None or not expected.most_tokens:
         return True
-    return expected.tokens <= levels.tokens and levels.exposure <= levels.tokens
+    left = levels.tokens
+    return levels.exposure <= left and expected.tokens <= left
 
 
 def refusal(call: Call, expected: Expected, stand: Sequence[tuple[Scope, Levels]], turnover_s: float) -> RateLimited:
     """The error for a call that did not fit: it names the limit that takes longest, and tells of them all."""
     if any(larger(scope.limits, expected) for scope, _ in stand):
-        return LargerThanLimit(standing=tuple([each for one in stand for each in standings(*one)]))
-    standing: list[Standing] = []
+        return LargerThanLimit(standing=sum((standings(*one) for one in stand), ()))
+    standing: tuple[Standing, ...] = ()
     for scope, levels in stand:
         standing += standings(scope, levels, waits(scope.limits, levels, expected, turnover_s))
     worst = max(standing, key=lambda each: each.wait_s or 0.0)
     text, code = _told(worst, call), CODES[worst.kind]
-    return RateLimited(text, code=code, retry_after=worst.wait_s, standing=tuple(standing))
+    return RateLimited(text, code=code, retry_after=worst.wait_s, standing=standing)
 
 
 def _told(limit: Standing, call: Call) -> str:
@@ -120,19 +127,20 @@ def _until(wanted: float, level: float, limit: int) -> float:
     return seconds_for(wanted - level, limit / WINDOW_S)
 
 
-def standings(scope: Scope, levels: Levels, refused: Waits = NO_WAITS) -> list[Standing]:
+def standings(scope: Scope, levels: Levels, refused: Waits = NO_WAITS) -> tuple[Standing, ...]:
     limits, of_model = scope.limits, scope.model is not None
     told: list[Standing] = []
     if (limit := limits.requests_per_minute) is not None:
-        told.append(_of_bucket(Kind.REQUESTS, limit, levels.requests, of_model, refused.requests))
+        told.append(_of_bucket(_REQUESTS, limit, levels.requests, of_model, refused.requests))
     if (limit := limits.tokens_per_minute) is not None:
-        told.append(_of_bucket(Kind.TOKENS, limit, levels.tokens, of_model, refused.tokens))
+        told.append(_of_bucket(_TOKENS, limit, levels.tokens, of_model, refused.tokens))
     if (limit := limits.concurrent) is not None:
-        left = max(0, limit - levels.running)
-        told.append(Standing(Kind.CONCURRENT, limit, left, 0.0, of_model, refused.concurrent or None))
-    return told
+        left = limit - levels.running
+        told.append(Standing(_CONCURRENT, limit, left if left > 0 else 0, 0.0, of_model, refused.concurrent or None))
+    return tuple(told)
 
 
 def _of_bucket(kind: Kind, limit: int, level: float, of_model: bool, wait_s: float) -> Standing:
-    full_in_s = _until(limit, level, limit)
-    return Standing(kind, limit, max(0, int(level)), full_in_s, of_model, wait_s or None)
+    missing = limit - level
+    full_in_s = missing / (limit / WINDOW_S) if missing > 0 else 0.0
+    return Standing(kind, limit, int(level) if level > 0 else 0, full_in_s, of_model, wait_s or None)

@@ -52,15 +52,29 @@ class Peak(msgspec.Struct):
         return max(self.before, self.now)
 
     def saw(self, value: float) -> None:
-        self.now = max(self.now, value)
+        if value > self.now:
+            self.now = value
         self.seen += 1
         if self.seen == 20:
             self.before, self.now, self.seen = self.now, 0.0, 0
 
 
+class Ratio(msgspec.Struct):
+    """Tokens per byte of one model's prompts, by the latest."""
+
+    value: float = TOKENS_PER_BYTE
+
+    def saw(self, value: float, size: int) -> None:
+        """Of a prompt of so many bytes."""
+        self.value += (value - self.value) * min(_FASTEST, size / _SLOWEST)
+
+
+_UNHEARD = Ratio()
+
+
 class Estimates:
     def __init__(self) -> None:
-        self._ratios: dict[str, float] = Remembered()
+        self._ratios: dict[str, Ratio] = Remembered()
         self._shares: dict[tuple[str, str, bool], Peak] = Remembered()
 
     def of(self, call: Call, context: int | None) -> Expected:
@@ -68,7 +82,8 @@ class Estimates:
         if call.route in _MODELLESS:
             return Expected(0, 0, 0)
         room = context or CONTEXT
-        prompt = min(room, math.ceil(call.prompt_bytes * self._ratios.get(call.model, TOKENS_PER_BYTE)))
+        ratio = self._ratios.get(call.model, _UNHEARD)
+        prompt = min(room, math.ceil(call.prompt_bytes * ratio.value))
         asked = _asked(call, room - prompt, room)
         peak = self._shares.get(_share_key(call))
         if peak is not None:
@@ -94,9 +109,10 @@ class Estimates:
             return
         seen = usage.prompt_tokens / call.prompt_bytes
         if _TEXT[0] <= seen <= _TEXT[1]:
-            known = self._ratios.get(call.model, TOKENS_PER_BYTE)
-            step = min(_FASTEST, call.prompt_bytes / _SLOWEST)
-            self._ratios[call.model] = known + (seen - known) * step
+            ratio = self._ratios.get(call.model)
+            if ratio is None:
+                ratio = self._ratios[call.model] = Ratio()
+            ratio.saw(seen, call.prompt_bytes)
 
 
 def _asked(call: Call, left: int, room: int) -> int:

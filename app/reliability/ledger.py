@@ -51,9 +51,11 @@ class Ledger:
     def add(self, tenant: str, model: str, usage: Usage) -> None:
         amounts = self._of((self.today(), tenant, model))
         amounts.requests += 1
-        amounts.prompt_tokens += min(usage.prompt_tokens, MOST_TOKENS)
-        amounts.completion_tokens += min(usage.completion_tokens, MOST_TOKENS)
-        amounts.cached_tokens += min(usage.cached_tokens, MOST_TOKENS)
+        if usage.tokens + usage.cached_tokens > MOST_TOKENS:
+            usage = _believed(usage)
+        amounts.prompt_tokens += usage.prompt_tokens
+        amounts.completion_tokens += usage.completion_tokens
+        amounts.cached_tokens += usage.cached_tokens
 
     def merge(self, book: Book) -> None:
         for key, amounts in book.items():
@@ -109,6 +111,10 @@ class Selection:
     def takes(self, key: Key) -> bool:
         day, tenant, model = key
         return self.first <= day <= self.last and self.tenant in (None, tenant) and self.model in (None, model)
+
+
+def _believed(usage: Usage) -> Usage:
+    return Usage(*(min(tokens, MOST_TOKENS) for tokens in msgspec.structs.astuple(usage)))
 
 
 def merge(book: Book, more: Book) -> None:

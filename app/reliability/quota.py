@@ -11,7 +11,7 @@ from app.clock import Clock
 from app.errors import Draining, EngineBusy, EngineForgot, NoReplica, QueueFull, StoreDown, WouldMissDeadline
 from app.generation import Call, Expected
 from app.reliability.account import Account
-from app.reliability.allowance import Scope, fits, larger, refusal, scopes_of, standings
+from app.reliability.allowance import Scope, fits, refusal, scopes_of, standings
 from app.tenant import Standing, Tenant
 
 OUR_DOING = (Draining, EngineBusy, EngineForgot, NoReplica, QueueFull, StoreDown, WouldMissDeadline)
@@ -85,14 +85,16 @@ class LocalQuota:
 
     def reserve(self, call: Call, expected: Expected) -> AbstractAsyncContextManager[Reservation]:
         scopes = scopes_of(call)
-        return _Held(self, call, expected, scopes) if scopes else Reservation()
+        if not scopes:
+            return Reservation()
+        self._tidy()  # before this call has an account: its own, new and full, must stay
+        return _Held(self, call, expected, scopes)
 
     def account(self, tenant: Tenant, scope: Scope) -> Account:
         """As it is, or new and full; within the tenant's limits of this moment."""
         key = (tenant.name, scope.model)
         account = self._accounts.get(key)
         if account is None:
-            self._tidy()
             account = self._accounts[key] = Account(scope.limits, self.clock)
         elif account.limits is not scope.limits and account.limits != scope.limits:
             account.follow(scope.limits)
@@ -110,19 +112,23 @@ class _Held(Reservation):
         self._call = call
         self._expected = expected
         self._scopes = scopes
+        self._accounts: list[Account] = []
 
     async def __aenter__(self) -> Self:
         """Asks all limits before it takes from any, and awaits nothing in between."""
-        quota, expected = self._quota, self._expected
-        self._accounts = accounts = [quota.account(self._call.tenant, scope) for scope in self._scopes]
-        stand = [(scope, account.levels()) for scope, account in zip(self._scopes, accounts, strict=True)]
+        quota, expected, stand = self._quota, self._expected, []
+        for scope in self._scopes:
+            account = quota.account(self._call.tenant, scope)
+            self._accounts.append(account)
+            stand.append((scope, account.levels()))
         for scope, levels in stand:
-            if not fits(scope.limits, levels, expected) or larger(scope.limits, expected):
+            if not fits(scope.limits, levels, expected):  # what is larger than a limit fits into no level of it
                 raise refusal(self._call, expected, stand, quota.turnover.seconds)
-        for account in accounts:
+        for account in self._accounts:
             account.take(expected)
+        for scope, levels in stand:
+            self.standing += standings(scope, levels.less(expected))
         self._began = quota.clock()
-        self.standing = tuple([each for scope, levels in stand for each in standings(scope, levels.less(expected))])
         return self
 
     async def __aexit__(

@@ -6,6 +6,7 @@ from app.clock import Clock
 
 MANY = 100
 """About so many requests are remembered,"""
+_KEPT = 1 - 1 / MANY
 LONG_S = 60.0
 """and those of about so many seconds."""
 FEW = 5.0
@@ -26,7 +27,8 @@ class Times:
         self._at = now
 
     def saw(self, took_s: float, now: float) -> None:
-        self.weight = 1 + self.weight * (1 - 1 / MANY) * math.exp(min(0.0, self._at - now) / LONG_S)
+        passed_s = max(0.0, now - self._at)
+        self.weight = 1 + self.weight * _KEPT * math.exp(-passed_s / LONG_S)
         self._at = now
         off_s = took_s - self.mean_s
         self.mean_s += off_s / self.weight
@@ -67,9 +69,10 @@ class ServiceRate:
         """A slot is free again, however its request ended; `size` is what its cost was expected to be."""
         now = self._clock()
         self._all.saw(took_s, now)
-        times = self._by_size.get(_class_of(size))
+        size_class = _class_of(size)
+        times = self._by_size.get(size_class)
         if times is None:
-            times = self._by_size[_class_of(size)] = Times(now)
+            times = self._by_size[size_class] = Times(now)
         times.saw(took_s, now)
 
     def wait_for(self, ahead: int, slots: int) -> float:

@@ -20,7 +20,9 @@ class TokenBucket:
 
     def level(self) -> float:
         """Below zero while more was used than was there. A clock that jumps back refills nothing, and takes nothing."""
-        now = self.clock()
+        return self.level_at(self.clock())
+
+    def level_at(self, now: float) -> float:
         passed = now - self._at
         self._at = now
         if passed > 0:
@@ -42,7 +44,7 @@ class TokenBucket:
 
     def put(self, n: float) -> None:
         """Give back `n`, never beyond full. Less than nothing takes what was used in excess, also below zero."""
-        level = self.level() + n
+        level = self.level_at(self.clock()) + n
         self._level = level if level < self.capacity else self.capacity
 
     def seconds_to(self, n: float) -> float:

@@ -118,20 +118,35 @@ class Telemetry(Protocol):
     def note(self, event: Event) -> None: ...
 
 
-class Everyone:
-    """Tells several backends."""
-
-    def __init__(self, *backends: Telemetry) -> None:
-        self._backends = backends
+class Backend(Telemetry):
+    """Makes nothing of what it is told. Those that are made of this need only have what they make something of."""
 
     def began(self, record: Record) -> None:
-        for backend in self._backends:
-            backend.began(record)
+        """Of a request, when it has come."""
 
     def ended(self, record: Record) -> None:
-        for backend in self._backends:
-            backend.ended(record)
+        """Of a request, when all is known of it."""
 
     def note(self, event: Event) -> None:
-        for backend in self._backends:
-            backend.note(event)
+        """Of what happens beside."""
+
+
+class Everyone(Telemetry):
+    """Tells several backends what they make something of."""
+
+    def __init__(self, *backends: Telemetry) -> None:
+        self._began = [each.began for each in backends if type(each).began is not Backend.began]
+        self._ended = [each.ended for each in backends if type(each).ended is not Backend.ended]
+        self._noted = [each.note for each in backends if type(each).note is not Backend.note]
+
+    def began(self, record: Record) -> None:
+        for tell in self._began:
+            tell(record)
+
+    def ended(self, record: Record) -> None:
+        for tell in self._ended:
+            tell(record)
+
+    def note(self, event: Event) -> None:
+        for tell in self._noted:
+            tell(event)

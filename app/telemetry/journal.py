@@ -6,15 +6,16 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.generation import Route
-from app.telemetry.base import Event
+from app.telemetry.base import Backend
 from app.telemetry.record import Record
 from app.telemetry.story import Story
 
 CALLS = frozenset(Route)
 
 
-class Journal:
-    """Calls that engines answer, so that probes and pages push none of them out."""
+class Journal(Backend):
+    """Calls that engines answer, so that probes and pages push none of them out. What happens beside calls is in the
+    log."""
 
     def __init__(self, most: int) -> None:
         """`most`: of those that have ended. Those that run are all here."""
@@ -34,9 +35,6 @@ class Journal:
         if record.story is not None:
             del self._running[id(record)]
             self._ended.append(record)
-
-    def note(self, event: Event) -> None:
-        """What happens beside calls is in the log."""
 
     def newest(self) -> Iterator[Record]:
         """Those that run, newest first; then those that have ended, the last one to end first."""

@@ -12,12 +12,19 @@ from typing import IO, Any
 
 import msgspec
 
-from app.telemetry.base import Event
+from app.generation import Usage
+from app.telemetry.base import Backend, Event
 from app.telemetry.phases import engine_s, phases_of
 from app.telemetry.record import Record
 from app.telemetry.words import PRIORITIES, Words
 
+_NO_USAGE = Usage()
+_DELETE = "\x7f"
+
 _encode = msgspec.json.Encoder().encode
+
+UNKNOWN = 0.0
+"""Left out of a line, which has every other 0.0: it is this very object that its fields begin with."""
 
 FLUSH_S = 0.1
 """Waking the thread for each line would cost more than the line; this is how late one may be."""
@@ -83,14 +90,14 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
     priority: str = ""
     model: str = ""
     stream: bool = False
-    queue_ms: float = 0.0
-    intake_ms: float = 0.0
-    limits_ms: float = 0.0
-    route_ms: float = 0.0
-    engine_ms: float = 0.0
-    first_byte_ms: float = 0.0
-    stream_ms: float = 0.0
-    overhead_ms: float = 0.0
+    queue_ms: float = UNKNOWN
+    intake_ms: float = UNKNOWN
+    limits_ms: float = UNKNOWN
+    route_ms: float = UNKNOWN
+    engine_ms: float = UNKNOWN
+    first_byte_ms: float = UNKNOWN
+    stream_ms: float = UNKNOWN
+    overhead_ms: float = UNKNOWN
     replica: str = ""
     routed_by: str = ""
     attempts: int = 0
@@ -109,53 +116,51 @@ class RequestLine(msgspec.Struct, tag_field="event", tag="request", omit_default
 
     @classmethod
     def of(cls, record: Record) -> "RequestLine":
-        line = cls(
+        """By position: with names it would take twice as long."""
+        began, first_byte, ended, trace = record.began, record.first_byte, record.ended, record.trace
+        phases = phases_of(record)
+        usage, known = record.usage or _NO_USAGE, record.keyed is not None
+        return cls(
             datetime.now(UTC),
             record.id,
             record.method,
             record.endpoint,
             record.status,
             record.outcome,
-            _ms(record.ended - record.began),
-            code=record.code,
-            tenant=record.tenant,
-            model=record.model,
-            stream=record.stream,
-            replica=record.replica,
-            routed_by=record.routed_by or "",
-            attempts=record.attempts,
-            error=record.error,
-            detail=record.detail,
+            _ms(ended - began),
+            record.code,
+            record.tenant,
+            PRIORITIES[record.priority] if record.priority is not None else "",
+            record.model,
+            record.stream,
+            _ms(record.queued_s) if record.queued_s else UNKNOWN,
+            _ms(record.parsed - record.received) if record.parsed else UNKNOWN,
+            _ms(phases.limits) if phases is not None else UNKNOWN,
+            _ms(phases.route) if phases is not None else UNKNOWN,
+            _ms(engine_s(record)) if phases is not None else UNKNOWN,
+            _ms(first_byte - began) if first_byte else UNKNOWN,
+            _ms(ended - first_byte) if first_byte and record.stream else UNKNOWN,
+            _ms(phases.total) if phases is not None else UNKNOWN,
+            record.replica,
+            record.routed_by or "",
+            record.attempts,
+            record.taken_over,
+            record.keyed or "",
+            known and record.replayed,
+            record.answered_by if known else "",
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
+            record.events,
+            record.error,
+            record.detail,
+            trace.trace_id if trace is not None else "",
+            trace.span_id if trace is not None else "",
         )
-        if record.parsed:
-            line._tell_call(record)
-        if record.trace is not None:
-            line.trace_id, line.span_id = record.trace.trace_id, record.trace.span_id
-        return line
-
-    def _tell_call(self, record: Record) -> None:
-        """What it has that came as far as to be understood."""
-        self.priority = PRIORITIES[record.priority] if record.priority is not None else ""
-        self.intake_ms = _ms(record.parsed - record.received)
-        if record.keyed is not None:
-            self.idempotency, self.replayed, self.answered_by = record.keyed, record.replayed, record.answered_by
-        if record.queued_s:
-            self.queue_ms = _ms(record.queued_s)
-        if record.first_byte:
-            self.first_byte_ms = _ms(record.first_byte - record.began)
-            if record.stream:
-                self.stream_ms = _ms(record.ended - record.first_byte)
-        if (phases := phases_of(record)) is not None:
-            self.limits_ms, self.route_ms = _ms(phases.limits), _ms(phases.route)
-            self.engine_ms, self.overhead_ms = _ms(engine_s(record)), _ms(phases.total)
-            self.events, self.taken_over = record.events, record.taken_over
-        if (usage := record.usage) is not None:
-            self.prompt_tokens, self.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-            self.cached_tokens = usage.cached_tokens
 
 
-class RequestLog:
-    """Requests and events as lines: JSON for machines, words for people."""
+class RequestLog(Backend):
+    """Requests and events as lines: JSON for machines, words for people. A request is told once, when it ended."""
 
     def __init__(self, writer: LogWriter, *, words: Words | None, unlogged: Collection[str] = ()) -> None:
         """Without `words`, JSON. `unlogged`: endpoints that machines ask every few seconds, whose lines would bury the
@@ -163,9 +168,6 @@ class RequestLog:
         self._write = writer.write
         self._words = words
         self._unlogged = unlogged
-
-    def began(self, record: Record) -> None:
-        """A request is logged once, when it has ended."""
 
     def ended(self, record: Record) -> None:
         if record.endpoint not in self._unlogged:
@@ -179,10 +181,13 @@ class RequestLog:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 2)
+    """To a hundredth. `round` goes by way of a text, and takes three times as long."""
+    return (seconds * 1e5 + 0.5) // 1 / 100
 
 
 def _json(facts: Any) -> str:
     """JSON leaves some characters as they are that move a terminal's cursor, or look like a new line."""
     text = _encode(facts).decode()
+    if text.isascii() and _DELETE not in text:  # of these it is the only one that JSON leaves
+        return text
     return text if text.isprintable() else json.dumps(json.loads(text))

@@ -1,13 +1,11 @@
 """Where a call's time went, by its record: one arithmetic for metrics, log lines and the journal."""
 
-from typing import NamedTuple
-
 import msgspec
 
 from app.telemetry.record import Record
 
 
-class Phases(NamedTuple):
+class Phases(msgspec.Struct, frozen=True, gc=False):
     """Our own time, in seconds. With waiting and the engine's it makes up the whole, but for what goes on at once: the
     relay of a stream, of which `gllm_event_delay_seconds` tells."""
 
@@ -19,10 +17,7 @@ class Phases(NamedTuple):
     """Until its first attempt, without waiting."""
     relay: float | None
     """From a whole answer's first byte to its last; `None` where there was none, and for streams."""
-
-    @property
-    def total(self) -> float:
-        return self.intake + self.limits + self.route + (self.relay or 0.0)
+    total: float
 
 
 def phases_of(record: Record) -> Phases | None:
@@ -31,12 +26,11 @@ def phases_of(record: Record) -> Phases | None:
         return None
     first = record.tries[0].began
     waited = sum([until - since for since, until in record.waits if until <= first]) if record.waits else 0.0
-    return Phases(
-        record.parsed - record.received,
-        record.allowed - record.parsed,
-        first - record.allowed - waited,
-        record.ended - record.first_byte if record.first_byte and not record.stream else None,
-    )
+    intake = record.parsed - record.received
+    limits = record.allowed - record.parsed
+    route = first - record.allowed - waited
+    relay = record.ended - record.first_byte if record.first_byte and not record.stream else None
+    return Phases(intake, limits, route, relay, intake + limits + route + (relay or 0.0))
 
 
 def engine_s(record: Record) -> float:

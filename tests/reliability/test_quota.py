@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.errors import RateLimited
 from app.generation import Expected
 from app.reliability import quota as module
-from app.reliability.allowance import Scope
+from app.reliability.allowance import Levels, Scope
 from app.reliability.quota import LocalQuota, Reservation
 from app.tenant import Limits, Tenant
 from tests.reliability.calls import call, expected, tenant
@@ -51,6 +51,17 @@ async def test_accounts_that_a_new_one_would_equal_are_dropped(
         for n in range(5):
             clock.advance(60)
             await use(quota, tenant(2, name=f"running-{n}"))
+
+
+async def test_no_account_of_the_call_itself_is_dropped(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIDIED_FROM", 1)
+    quota = LocalQuota(clock)
+    twice = tenant(concurrent=1, models={"demo": Limits(concurrent=5)})
+    async with quota.reserve(call(twice), expected()):
+        assert quota.running == 2
+        with pytest.raises(RateLimited):
+            await use(quota, twice)
+    assert quota.running == 0
 
 
 async def test_an_account_that_owes_is_kept(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,4 +167,4 @@ def test_when_all_is_settled_the_level_says_what_was_used(steps: list[tuple[int,
     asyncio.run(play())
     levels = quota.account(of, Scope(None, of.limits)).levels()
     used = sum(each for _, each, _ in steps)
-    assert levels == (10**6 - len(steps), 10**6 - used, 0, 0)
+    assert levels == Levels(10**6 - len(steps), 10**6 - used, 0, 0)

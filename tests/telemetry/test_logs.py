@@ -135,9 +135,61 @@ def test_a_refusal_says_its_reason_and_a_replay_whose_answer_it_is() -> None:
     assert (told["idempotency"], told["replayed"], told["answered_by"]) == ("replayed", True, "req-0")
 
 
+def test_each_fact_stands_under_its_own_name_and_the_names_in_one_order() -> None:
+    told = record(
+        method="M",
+        endpoint="/e",
+        status=418,
+        outcome=Outcome.INTERRUPTED,
+        code="c",
+        tenant="t",
+        priority=Priority.BATCH,
+        model="m",
+        stream=True,
+        began=1.0,
+        received=2.0,
+        parsed=2.001,
+        allowed=2.003,
+        queued_s=0.004,
+        tries=(Attempt("a", 2.011, ended=2.027),),
+        first_byte=2.064,
+        ended=2.128,
+        replica="r",
+        routed_by=Reason.LOAD,
+        attempts=3,
+        taken_over=4,
+        keyed=Keyed.RESUMED,
+        replayed=True,
+        answered_by="req-0",
+        usage=Usage(5, 6, 7),
+        events=8,
+        error="E",
+        detail="d",
+        trace=Trace("a" * 32, "b" * 16),
+    )
+    (line,) = lines(told, as_json=True)
+    assert line.partition('"request_id"')[2] == (
+        ':"req-1","method":"M","endpoint":"/e","status":418,"outcome":"interrupted","duration_ms":1128.0,"code":"c",'
+        '"tenant":"t","priority":"batch","model":"m","stream":true,"queue_ms":4.0,"intake_ms":1.0,"limits_ms":2.0,'
+        '"route_ms":8.0,"engine_ms":16.0,"first_byte_ms":1064.0,"stream_ms":64.0,"overhead_ms":11.0,"replica":"r",'
+        '"routed_by":"load","attempts":3,"taken_over":4,"idempotency":"resumed","replayed":true,"answered_by":"req-0",'
+        '"prompt_tokens":5,"completion_tokens":6,"cached_tokens":7,"events":8,"error":"E","detail":"d",'
+        f'"trace_id":"{"a" * 32}","span_id":"{"b" * 16}"}}'
+    )
+
+
+@given(st.floats(0, 1e6))
+def test_times_are_told_to_a_hundredth_of_a_millisecond(seconds: float) -> None:
+    (line,) = lines(record(began=0.0, ended=seconds), as_json=True)
+    told = json.loads(line)["duration_ms"]
+    assert told == round(told, 2) == pytest.approx(seconds * 1e3, rel=1e-12, abs=0.005 + 1e-9)
+
+
 def test_what_is_not_known_is_not_told() -> None:
     (line,) = lines(record(), as_json=True)
-    assert not {"model", "first_byte_ms", "replica", "error", "detail", "engine_ms", "code"} & set(json.loads(line))
+    assert set(json.loads(line)) == {
+        *("event", "ts", "request_id", "method", "endpoint", "status", "outcome", "duration_ms")
+    }
 
 
 def test_events_are_lines_too() -> None:
@@ -175,6 +227,7 @@ HOSTILE = [
     'x"outcome=ok',
     '"',
     "x\x00y",
+    "x\x7fy",
     "x\u2028y\u2029z\x85w",
     "\u202egnp.exe",
     "back\\slash n\\n",

@@ -19,8 +19,8 @@ from app.generation import Call, Route, Usage
 from app.reliability.allowance import CODES
 from app.telemetry.base import CircuitChanged, EngineErrorSeen, ReplicaChanged
 from app.telemetry.metrics.families import DURATIONS, LATENCIES, QUEUED, TOKENS
-from app.telemetry.metrics.labels import REASONS
-from app.telemetry.metrics.tallies import Reading
+from app.telemetry.metrics.labels import LOOKED_FOR_ROOM, MOST_MODELS, REASONS
+from app.telemetry.metrics.tallies import MOST_KEPT, Kept, Reading
 from app.telemetry.prometheus import OPENMETRICS, Metrics
 from app.telemetry.record import Attempt, Keyed, Reason, Record
 from app.tenant import Tenant
@@ -345,6 +345,53 @@ def test_what_was_used_is_told_by_model_and_by_tenant() -> None:
         assert found["gllm_generated_tokens_total", (("model", model),)] == 4
     assert found["gllm_tenant_tokens_total", (("kind", "prompt"), ("tenant", "acme"))] == 20
     assert found["gllm_tenant_tokens_total", (("kind", "completion"), ("tenant", "acme"))] == 8
+
+
+def test_a_model_that_left_the_page_is_counted_from_nothing_when_it_is_back() -> None:
+    models: dict[str, int | None] = {}
+    metrics = Metrics()
+    metrics.know(lambda: models)
+
+    def call(model: str) -> None:
+        metrics.ended(record(model=model, tenant="acme"))
+        metrics.settled(Call("r", Route.CHAT, model, b"{}", 1e9, tenant=Tenant("acme")), Usage(10, 4))
+
+    def counted(name: str, **labels: str) -> float | None:
+        return ours(metrics).get((name, tuple(sorted(labels.items()))))
+
+    for number in range(MOST_MODELS + 1):  # the last one finds room where the first has left it
+        models.pop("0", None) if number == MOST_MODELS else None
+        models[str(number)] = None
+        call(str(number))
+    assert counted("gllm_request_outcomes_total", model="0", outcome="ok") is None
+    models["0"] = models.pop("1")
+    for _ in range(LOOKED_FOR_ROOM):
+        metrics.ended(record(model="0", tenant="acme"))
+    call("0")
+    assert counted("gllm_request_outcomes_total", model="1", outcome="ok") is None
+    again = counted("gllm_request_outcomes_total", model="0", outcome="ok")
+    other = counted("gllm_request_outcomes_total", model="other", outcome="ok")
+    assert again is not None
+    assert other is not None
+    assert again + other == LOOKED_FOR_ROOM + 1
+    assert counted("gllm_prompt_tokens_total", model="0") == 10
+    assert counted("gllm_generated_tokens_total", model="0") == 4
+    assert counted("gllm_tenant_tokens_total", tenant="acme", kind="prompt") == 10 * (MOST_MODELS + 2)
+
+
+def test_what_is_kept_at_hand_is_bounded_and_never_wrong() -> None:
+    found: list[int] = []
+
+    def double(number: int) -> int:
+        found.append(number)
+        return 2 * number
+
+    kept = Kept(double)
+    for _ in range(2):
+        assert [kept[number] for number in range(MOST_KEPT)] == list(range(0, 2 * MOST_KEPT, 2))
+    assert len(found) == len(kept) == MOST_KEPT
+    assert kept[MOST_KEPT] == 2 * MOST_KEPT
+    assert len(kept) == 1
 
 
 def parsed(page: str) -> list[Metric]:

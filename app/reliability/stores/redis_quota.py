@@ -136,7 +136,8 @@ class RedisQuota:
                 yield reservation
             return
         reservation = Reservation()
-        reservation.standing = tuple([each for one, levels in stand for each in standings(one, levels.less(expected))])
+        for scope, levels in stand:
+            reservation.standing += standings(scope, levels.less(expected))
         began, ended = self._clock(), None
         self._held[lease.id] = lease
         try:
@@ -205,7 +206,8 @@ def _asked(lease: _Lease, expected: Expected, scopes: list[Scope]) -> list[Part]
         expected.most_tokens - expected.tokens,
         int(may_fit),
     ]
-    for _, limits in scopes:
+    for scope in scopes:
+        limits = scope.limits
         asked += [
             -1 if limit is None else limit
             for limit in (limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent)

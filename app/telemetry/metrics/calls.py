@@ -1,16 +1,14 @@
 """What is counted of calls: the requests that engines answer."""
 
 from collections.abc import Callable, Container, Iterator
-from datetime import UTC, datetime
 
 from prometheus_client.metrics_core import Metric
-from prometheus_client.samples import Exemplar
 
 from app.errors import Outcome
 from app.generation import Call, Route, Usage
 from app.telemetry.metrics import families as f
 from app.telemetry.metrics.labels import MOST_MODELS, MOST_TENANTS, OTHER, REASONS, Few
-from app.telemetry.metrics.tallies import Bins, Count, Spread
+from app.telemetry.metrics.tallies import Count, Kept, Number, Spread
 from app.telemetry.phases import phases_of
 from app.telemetry.record import Attempt, Keyed, Reason, Record
 
@@ -18,12 +16,17 @@ CALLS = frozenset(Route)
 GENERATIONS = frozenset((Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES))
 REFUSED = (429, 503)
 
+Kind = tuple[str, str, Outcome, Reason | None]
+"""Labels of model and tenant, how it ended, and why its last replica was chosen."""
+
 
 class Calls:
     def __init__(self, policy: str) -> None:
         self.known_models: Callable[[], Container[str]] | None = None
         """Those that become labels. Unsaid, any does, as long as they are few."""
         self._policy = policy
+        self._numbers = Kept(self._numbers_of)
+        self._tokens = Kept(self._tokens_of)
         self._models = Few(MOST_MODELS, self._forget)
         self._models.is_known = self._knows
         self._tenants = Few(MOST_TENANTS)
@@ -60,27 +63,26 @@ class Calls:
         """It is 0 before anything happens."""
         label = self._models.of(model)
         for outcome in Outcome:
-            self._outcomes.begin((label, outcome.value))
+            self._outcomes.of((label, outcome.value))
         if model:
             for spread in self._of_models:
                 spread.of((label,))
             for count in self._tokens_of_models:
-                count.begin((label,))
+                count.of((label,))
 
     def ended(self, record: Record) -> None:
         if record.endpoint not in CALLS:
             return
-        model, outcome = self._models.of(record.model), record.outcome
-        self._outcomes.add((model, outcome))
-        self._tenant_requests.add((self._tenants.of(record.tenant), outcome))
+        model = self._models.of(record.model)
+        kind = (model, self._tenants.of(record.tenant), record.outcome, record.routed_by)
+        for number in self._numbers[kind]:
+            number.value += 1
         if record.status in REFUSED:
             self._refusals.add((record.code if record.code in REASONS else OTHER,))
         if record.queued_s:
             self._waits.of((model,)).add(record.queued_s)
         if record.keyed is not None:
             self._idempotency.add((record.keyed,))
-        if record.routed_by is not None:
-            self._routed.add((self._policy, record.routed_by))
         if len(record.tries) > 1:
             self._tried_again(record)
         if record.parsed:
@@ -90,13 +92,28 @@ class Calls:
 
     def settled(self, call: Call, used: Usage) -> None:
         """Once for each call that cost something, whether its client was there to its end or not."""
-        model, tenant = (self._models.of(call.model),), self._tenants.of(call.tenant.name)
-        self._prompt_tokens.add(model, used.prompt_tokens)
-        self._generated_tokens.add(model, used.completion_tokens)
+        model, tenant = self._models.of(call.model), self._tenants.of(call.tenant.name)
+        prompt, completion, tenants_prompt, tenants_completion = self._tokens[model, tenant]
+        prompt.value += used.prompt_tokens
+        completion.value += used.completion_tokens
+        tenants_prompt.value += used.prompt_tokens
+        tenants_completion.value += used.completion_tokens
         if used.cached_tokens:
-            self._cached_tokens.add(model, used.cached_tokens)
-        self._tenant_tokens.add((tenant, "prompt"), used.prompt_tokens)
-        self._tenant_tokens.add((tenant, "completion"), used.completion_tokens)
+            self._cached_tokens.add((model,), used.cached_tokens)
+
+    def _numbers_of(self, kind: Kind) -> tuple[Number, ...]:
+        model, tenant, outcome, reason = kind
+        found = [self._outcomes.of((model, outcome)), self._tenant_requests.of((tenant, outcome))]
+        if reason is not None:
+            found.append(self._routed.of((self._policy, reason)))
+        return tuple(found)
+
+    def _tokens_of(self, whose: tuple[str, str]) -> tuple[Number, ...]:
+        model, tenant = whose
+        return (
+            *(self._prompt_tokens.of((model,)), self._generated_tokens.of((model,))),
+            *(self._tenant_tokens.of((tenant, "prompt")), self._tenant_tokens.of((tenant, "completion"))),
+        )
 
     def metrics(self) -> Iterator[Metric]:
         for tally in self._tallies:
@@ -106,15 +123,15 @@ class Calls:
         trace = record.trace
         trace_id = trace.trace_id if trace is not None and trace.sampled else ""
         until_first = record.first_byte - record.began
-        _add(self._first_byte, until_first, trace_id)
-        _add(self._last_byte, record.ended - record.began, trace_id)
+        self._first_byte.add(until_first, trace_id)
+        self._last_byte.add(record.ended - record.began, trace_id)
         tokens = record.usage.completion_tokens if record.usage is not None else 0
         if record.usage is not None:
             self._answer_tokens.add(tokens)
         if record.stream and not record.replayed:
-            _add(self._ttft.of((model,)), until_first, trace_id)
+            self._ttft.of((model,)).add(until_first, trace_id)
             if tokens > 1 and record.outcome is not Outcome.CLIENT_GONE:
-                _add(self._tpot.of((model,)), (record.ended - record.first_byte) / (tokens - 1), trace_id)
+                self._tpot.of((model,)).add((record.ended - record.first_byte) / (tokens - 1), trace_id)
 
     def _own_time(self, record: Record) -> None:
         """The relay of streams is missing, as it goes on while engines work; `gllm_event_delay_seconds` is about it."""
@@ -143,13 +160,9 @@ class Calls:
             spread.forget((model,))
         for count in self._tokens_of_models:
             count.forget((model,))
+        self._numbers.clear()
+        self._tokens.clear()
 
 
 def _won(attempt: Attempt, record: Record) -> bool:
     return not attempt.outrun and attempt.replica == record.replica
-
-
-def _add(bins: Bins, value: float, trace_id: str) -> None:
-    place = bins.add(value)
-    if trace_id:
-        bins.exemplars[place] = Exemplar({"trace_id": trace_id}, value, datetime.now(UTC).timestamp())

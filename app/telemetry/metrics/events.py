@@ -42,7 +42,7 @@ class Events:
             case ReplicaChanged(replica=replica, state="removed"):
                 self._openings.forget((replica,))
             case ReplicaChanged(replica=replica):
-                self._openings.begin((replica,))
+                self._openings.of((replica,))
             case CircuitChanged(replica=replica, state="open"):
                 self._openings.add((replica,))
             case TenantsRead(refused=refused):

@@ -7,8 +7,11 @@ from prometheus_client.metrics_core import Metric
 from app.errors import ClientStalled, Outcome
 from app.telemetry.metrics import families as f
 from app.telemetry.metrics.labels import LIMITS, METHODS, OTHER
-from app.telemetry.metrics.tallies import Count, Reading, Spread
+from app.telemetry.metrics.tallies import Bins, Count, Kept, Number, Reading, Spread
 from app.telemetry.record import Record
+
+Kind = tuple[str, str, int]
+"""Method, endpoint and status."""
 
 
 class Requests:
@@ -17,6 +20,7 @@ class Requests:
         """Those that are on their way, by identity."""
         self._answers = Count(f.REQUESTS)
         self._took = Spread(f.DURATION)
+        self._kinds = Kept(self._of_kind)
         self._streams = Count(f.STREAMS, [(outcome.value,) for outcome in Outcome])
         self._slow_readers = Count(f.SLOW_READERS, [()])
         self._limits_met = Count(f.LIMITS_MET, [(limit,) for limit in LIMITS.values()])
@@ -27,12 +31,17 @@ class Requests:
     def ended(self, record: Record) -> None:
         self._inside.pop(id(record), None)
         method = record.method if record.method in METHODS else OTHER
-        self._answers.add((method, record.endpoint, str(record.status)))
-        self._took.of((method, record.endpoint)).add(record.ended - record.began)
+        answers, took = self._kinds[method, record.endpoint, record.status]
+        answers.value += 1
+        took.add(record.ended - record.began)
         if record.stream and record.first_byte:
             self._streams.add((record.outcome,))
         if record.error:
             self._failed(record)
+
+    def _of_kind(self, kind: Kind) -> tuple[Number, Bins]:
+        method, endpoint, status = kind
+        return self._answers.of((method, endpoint, str(status))), self._took.of((method, endpoint))
 
     def _failed(self, record: Record) -> None:
         if record.error == ClientStalled.__name__:

@@ -5,8 +5,9 @@ bench.http_stack`). Here one thread at a time tells each family, so none is need
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Generic, NamedTuple, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -15,6 +16,12 @@ from prometheus_client.samples import Exemplar
 from app.telemetry.metrics.families import Family
 
 Labels = tuple[str, ...]
+
+MOST_KEPT = 1_000
+"""Beyond it all are looked up anew."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Reading(NamedTuple):
@@ -25,26 +32,49 @@ class Reading(NamedTuple):
     labels: Labels = ()
 
 
+class Number:
+    """One counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+
 class Count:
     """Of events, by labels."""
 
     def __init__(self, family: Family, beginning_with: Iterable[Labels] = ()) -> None:
         """`beginning_with`: those that are 0 before anything happens, so that a rate sees the first event."""
         self.family = family
-        self.values: dict[Labels, float] = dict.fromkeys(beginning_with, 0.0)
+        self.numbers: dict[Labels, Number] = {labels: Number() for labels in beginning_with}
+
+    def of(self, labels: Labels = ()) -> Number:
+        """To be kept by who tells often. It begins with 0."""
+        number = self.numbers.get(labels)
+        return number if number is not None else self.numbers.setdefault(labels, Number())
 
     def add(self, labels: Labels = (), number: float = 1.0) -> None:
-        values = self.values
-        values[labels] = values.get(labels, 0.0) + number
-
-    def begin(self, labels: Labels) -> None:
-        self.values.setdefault(labels, 0.0)
+        self.of(labels).value += number
 
     def forget(self, labels: Labels) -> None:
-        self.values.pop(labels, None)
+        self.numbers.pop(labels, None)
 
     def metric(self) -> Metric:
-        return metric_of(self.family, ((value, labels) for labels, value in list(self.values.items())))
+        return metric_of(self.family, ((number.value, labels) for labels, number in list(self.numbers.items())))
+
+
+class Kept(dict[K, V], Generic[K, V]):
+    """What those tell who are alike, at hand: found once, by what they have in common."""
+
+    def __init__(self, find: Callable[[K], V]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, key: K) -> V:
+        if len(self) >= MOST_KEPT:
+            self.clear()
+        return self.setdefault(key, self._find(key))
 
 
 class Bins:
@@ -59,12 +89,13 @@ class Bins:
         self.exemplars: dict[int, Exemplar] = {}
         """The latest of each bin."""
 
-    def add(self, value: float) -> int:
-        """Into which bin it went."""
+    def add(self, value: float, trace_id: str = "") -> None:
+        """`trace_id`: of a trace that somebody keeps."""
         place = bisect_left(self.bounds, value)
         self.counts[place] += 1
         self.sum += value
-        return place
+        if trace_id:
+            self.exemplars[place] = Exemplar({"trace_id": trace_id}, value, datetime.now(UTC).timestamp())
 
 
 class Spread:

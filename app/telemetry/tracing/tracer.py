@@ -5,7 +5,7 @@ from collections.abc import Callable
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from app.clock import Clock
-from app.telemetry.base import Event
+from app.telemetry.base import Backend
 from app.telemetry.record import Record
 from app.telemetry.tracing.outbox import Outbox
 from app.telemetry.tracing.places import Places
@@ -13,7 +13,9 @@ from app.telemetry.tracing.sdk import Sdk
 from app.telemetry.tracing.spans import OPERATIONS, Spans, count_of
 
 
-class Tracer:
+class Tracer(Backend):
+    """Spans are made when a request has ended. What is not about one request is in no trace."""
+
     def __init__(
         self,
         sdk: Sdk,
@@ -34,16 +36,10 @@ class Tracer:
     def close(self, limit_s: float) -> None:
         self._outbox.close(limit_s)
 
-    def began(self, record: Record) -> None:
-        """Its spans are made when it has ended."""
-
     def ended(self, record: Record) -> None:
         """Of what FastAPI serves, its instrumentation tells."""
         if record.trace is not None and record.trace.sampled and record.endpoint in OPERATIONS:
             self._outbox.put(record)
-
-    def note(self, event: Event) -> None:
-        """What is not about one request is in no trace."""
 
     def _spans_of(self, record: Record) -> list[ReadableSpan]:
         assert record.trace is not None, "only traced requests are put into the outbox"
