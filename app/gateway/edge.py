@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -54,9 +55,6 @@ RECORD = "gllm.record"
 
 CONNECTION = "gllm.connection"
 """The ASGI extension under which our server protocol offers itself."""
-
-TAKES = "gllm.takes"
-"""And the one under which it writes parts of an answer that can be written at once."""
 
 HOT_PATHS: dict[str, Route] = {
     **{route.value: route for route in Route},
@@ -253,8 +251,8 @@ def _connection(scope: Scope) -> Connection | None:
 
 
 def _takes(scope: Scope) -> Takes | None:
-    extensions = scope.get("extensions")
-    return extensions.get(TAKES) if extensions else None
+    connection = _connection(scope)
+    return None if connection is None else partial(connection.takes, scope)
 
 
 def _check_doubles(names: list[bytes]) -> None:

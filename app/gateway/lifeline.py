@@ -25,6 +25,10 @@ class Connection(Protocol):
 
     def answer_is_last(self) -> None: ...
 
+    def takes(self, scope: dict[str, Any], part: bytes) -> bool:
+        """Write a part of the body that answers this request, if that can be done at once."""
+        ...
+
 
 class Lifeline:
     """As a block: the work inside lasts as long as the client."""

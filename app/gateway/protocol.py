@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.errors import BodyTooSlow, GatewayError, HeadersTooLarge, MalformedHttp
 from app.gateway.answers import headers_of
 from app.gateway.cycle import Cycle
-from app.gateway.edge import CONNECTION, TAKES
+from app.gateway.edge import CONNECTION
 from app.reliability.watch import Watch
 from app.wire.errors import error_json, row_of
 
@@ -67,6 +67,10 @@ class GatewayProtocol(HttpToolsProtocol):
         """The client is still sending what nobody will read. Closing on it would take the answer back with a reset."""
         self._refused = True
         self.cycle.transport = cast(Transport, _Lingering(self.transport, self._linger))
+
+    def takes(self, scope: dict[str, Any], part: bytes) -> bool:
+        cycle = self.cycle  # another's, if there are requests behind this one already
+        return cycle is not None and cycle.scope is scope and cast(Cycle, cycle).takes(part)
 
     def _linger(self) -> None:
         self.transport.write_eof()
@@ -148,7 +152,6 @@ class GatewayProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        scope["extensions"][TAKES] = cycle.takes
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:  # pipelined: it waits for its turn

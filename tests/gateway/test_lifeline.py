@@ -51,6 +51,9 @@ class Line:
     def abort(self) -> None:
         self.aborted += 1
 
+    def takes(self, scope: dict[str, Any], part: bytes) -> bool:
+        return False
+
     def lost(self) -> None:
         if self.on_lost is not None:
             self.on_lost()

@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is not None:
-            self._waiter = None
+            self._waiter = self._taken = None
             if not waiter.done():
                 waiter.set_result(None)
 
