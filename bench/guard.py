@@ -26,7 +26,7 @@ from bench.cost.measures import Bench
 from bench.cost.peers import PLAIN
 from bench.cost.standing import Standing, Start, started
 
-RECORDED = 0.275
+RECORDED = 0.26
 SLACK = 1.25
 """Runs on a busy machine were up to a tenth off."""
 
