@@ -4,7 +4,7 @@ uvicorn tries each header against two patterns, copies it twice, and writes head
 fifteen headers: that was a tenth of all that a request costs.
 """
 
-from typing import Any, cast
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
@@ -88,4 +88,4 @@ class Cycle(RequestResponseCycle):
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
-        cast(Any, self.on_response)()
+        self.on_response()

@@ -69,8 +69,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self.cycle.transport = cast(Transport, _Lingering(self.transport, self._linger))
 
     def takes(self, scope: dict[str, Any], part: bytes) -> bool:
-        cycle = self.cycle  # another's, if there are requests behind this one already
-        return cycle is not None and cycle.scope is scope and cast(Cycle, cycle).takes(part)
+        cycle: Any = self.cycle  # another's, if there are requests behind this one already
+        return cycle is not None and cycle.scope is scope and cycle.takes(part)
 
     def _linger(self) -> None:
         self.transport.write_eof()
@@ -112,7 +112,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        scope = cast(dict[str, Any], self.scope)
+        scope: Any = self.scope
         scope["extensions"] = {CONNECTION: self}
         if not self._in_head:  # kept alive: the next head begins, with what of it came in this read
             self._in_head = True
@@ -134,7 +134,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _begin(self) -> None:
         """What uvicorn does here, with a cycle of ours; without what we have switched off."""
-        scope, version = cast(dict[str, Any], self.scope), self.parser.get_http_version()
+        scope: Any = self.scope
+        version = self.parser.get_http_version()
         scope["method"] = self.parser.get_method().decode("ascii")
         scope["http_version"] = version
         scope["path"], scope["raw_path"], scope["query_string"] = _target(self.url)
