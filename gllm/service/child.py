@@ -54,6 +54,10 @@ class Child:
     def tail(self) -> list[str]:
         return list(self._output.tail)
 
+    @property
+    def first_error(self) -> str:
+        return self._output.first_error
+
     def begin_to_stop(self) -> None:
         """It is told to end; nobody waits for it yet."""
         if self._keeper.stdin:

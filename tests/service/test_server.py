@@ -99,6 +99,16 @@ def test_a_host_that_is_not_this_machine_is_told(stand_in: StandIn, host: str) -
         server(host=host).start()
 
 
+def test_of_an_engines_processes_the_first_ones_error_is_told(stand_in: StandIn, where_logs_go: Path) -> None:
+    first = "(EngineCore pid=7) ERROR 11-27 16:03:43 [core.py:1510] ValueError: No memory for the cache."
+    stand_in(f"import sys; sys.exit({first!r} + 99 * '\\nFile' + '\\nRuntimeError: See root cause above.')")
+    with pytest.raises(
+        StartFailed, match=r"exit code 1\. Its first error: ValueError: No memory for the cache\."
+    ) as caught:
+        server().start()
+    assert caught.value.tail[-1] == "RuntimeError: See root cause above."
+
+
 def test_an_engine_that_refuses_is_told_with_its_own_last_words(stand_in: StandIn, where_logs_go: Path) -> None:
     stand_in(scripts.REFUSES)
     one = server()

@@ -9,6 +9,11 @@ from app.cluster.launchers.logfile import LogFile
 TAIL_LINES = 50
 LONGEST_LINE = 4_096
 ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+ERROR = re.compile(
+    r"(?:\(\w+ pid=\d+\) )?(?:ERROR \S+ \S+ \[[^]]*\] )?(?:\w+\.)*(?P<said>\w+(?:Error|Exception): \S.*)"
+)
+"""The last line of a traceback, behind what vLLM's processes write before each of theirs."""
+ERROR_CHARS = 300
 
 Told = Callable[[str], None]
 
@@ -16,6 +21,9 @@ Told = Callable[[str], None]
 class Output:
     def __init__(self, log: LogFile, told: Told) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.first_error = ""
+        """Where processes of an engine fall one after the other, this is what the first one fell of; the last lines are
+        often the tracebacks of the others."""
         self._log = log
         self._told = told
         self._rest = b""
@@ -36,5 +44,7 @@ class Output:
         """A line that was drawn over itself (a progress bar) counts as it looked in the end."""
         shown = ANSI.sub(b"", line.rstrip(b"\r").rpartition(b"\r")[2])[:LONGEST_LINE].decode(errors="replace").rstrip()
         if shown:
+            if not self.first_error and (error := ERROR.fullmatch(shown)):
+                self.first_error = error["said"][:ERROR_CHARS]
             self.tail.append(shown)
             self._told(shown)

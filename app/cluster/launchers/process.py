@@ -75,6 +75,10 @@ class EngineProcess:
     def tail(self) -> list[str]:
         return list(self._output.said.tail)
 
+    @property
+    def first_error(self) -> str:
+        return self._output.said.first_error
+
     async def wait(self) -> int:
         """Its exit code as a shell would tell it, once it and everything it started are gone."""
         await asyncio.shield(self._output.gone)

@@ -2,11 +2,11 @@
 
     python scripted.py --host H --port P --model well-slow0.5 --names a b --folder F
 
-`bad`: cannot be loaded. `dies0.5`: crashes so long after its first request. `mute`: never answers its first request.
-`sick`: answers 500 to it. `slow2`: loads for so long. `busy`: `/health` takes 0.6 s. `embeds`: offers no completions.
-`untold`: has no metrics. `helper`: starts one. `seen`: says which GPUs it sees.
-`stubborn`: ignores SIGTERM. In the folder, a file `hang` stops all
-its answers, and `work` says how many requests run.
+`bad`: cannot be loaded. `falls`: neither, and its processes say why one after the other. `dies0.5`: crashes so long
+after its first request. `mute`: never answers its first request. `sick`: answers 500 to it. `slow2`: loads for so long.
+`busy`: `/health` takes 0.6 s. `embeds`: offers no completions. `untold`: has no metrics. `helper`: starts one. `seen`:
+says which GPUs it sees. `stubborn`: ignores SIGTERM. In the folder, a file `hang` stops all its answers, and `work`
+says how many requests run.
 """
 
 import argparse
@@ -112,6 +112,10 @@ if "seen" in script:
 print(f"loading {args.model}", flush=True)
 if "bad" in script:
     sys.exit(f"no such model: {args.model}")
+if "falls" in script:
+    first = "(EngineCore pid=7) ERROR 11-27 16:03:43 [core.py:1510] torch.OutOfMemoryError: CUDA out of memory."
+    others = [f"(APIServer pid=6)   line {number}" for number in range(100)]
+    sys.exit("\n".join([first, *others, "RuntimeError: See root cause above."]))
 loading_s = seconds("slow") or 0.0
 for percent in (0, 50, 100):
     if loading_s:

@@ -86,6 +86,15 @@ async def test_a_failed_load_goes_back_to_what_was_served(bench: Bench) -> None:
         assert (await loaded(worker, "other")).failure is None
 
 
+async def test_a_failed_load_tells_what_an_engines_first_process_fell_of(bench: Bench) -> None:
+    async with bench.worker() as worker:
+        failure = (await loaded(worker, "falls")).failure
+    assert failure
+    assert failure.reason == "w did not start: exit code 1. Its first error: OutOfMemoryError: CUDA out of memory."
+    assert not any("out of memory" in line for line in failure.tail)
+    assert failure.tail[-1] == "RuntimeError: See root cause above."
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
