@@ -19,14 +19,16 @@ OURS = ("app", "uvicorn")
 
 @pytest.fixture
 def kept() -> Iterator[None]:
-    """What only the collector would free is kept, to be looked at."""
+    """What only the collector would free is kept, to be looked at; but for what was there before."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     yield
     gc.set_debug(0)
     gc.garbage.clear()
     gc.enable()
+    gc.unfreeze()
 
 
 def of_ours() -> Counter[str]:

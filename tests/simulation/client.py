@@ -23,6 +23,9 @@ class _Line:
     def answer_is_last(self) -> None:
         """Its own part of this is bytes on a socket, which there is none of here."""
 
+    def takes(self, scope: Scope, part: bytes) -> bool:
+        return self._client.takes(part)
+
 
 class Client:
     def __init__(self, visit: Visit) -> None:
@@ -123,6 +126,16 @@ class Client:
             waited = self._loop.time() - began
             self.seen.blocked_s += waited
             self.seen.longest_block_s = max(self.seen.longest_block_s, waited)
+        self._note(message, began)
+
+    def takes(self, part: bytes) -> bool:
+        """A part of a stream, if nobody has to wait for that."""
+        if self._gone.is_set() or self._stalls() or self.visit.read_pace_s:
+            return False
+        self._note({"type": "http.response.body", "body": part, "more_body": True}, self._loop.time())
+        return True
+
+    def _note(self, message: dict[str, Any], began: float) -> None:
         self.seen.note(message, began)
         if self.visit.manner is Manner.HANGS_UP_AT_BLOCK and len(self.seen.blocks) >= self.visit.leaves_at_block:
             self._loop.call_soon(self.hang_up)  # as from a socket: never inside the gateway's own send
