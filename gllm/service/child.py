@@ -55,8 +55,8 @@ class Child:
         return list(self._output.tail)
 
     @property
-    def first_error(self) -> str:
-        return self._output.first_error
+    def buried_error(self) -> str:
+        return self._output.buried_error
 
     def begin_to_stop(self) -> None:
         """It is told to end; nobody waits for it yet."""

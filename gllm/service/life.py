@@ -71,7 +71,7 @@ class Life:
     def is_ready(self) -> bool:
         """Raises `StartFailed` once it is known that it never will be."""
         if self._child.ended:
-            of_what = f" Its first error: {self._child.first_error}" if self._child.first_error else ""
+            of_what = f" Its first error: {self._child.buried_error}" if self._child.buried_error else ""
             raise self._failure(f"{self.name} did not start: {self.ending}.{of_what}")
         if self._timeout_s is not None and time.monotonic() - self._began > self._timeout_s:
             raise self._failure(f"{self.name} was not ready after {self._timeout_s:g} s (startup_timeout).")

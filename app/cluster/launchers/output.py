@@ -14,6 +14,8 @@ ERROR = re.compile(
 )
 """The last line of a traceback, behind what vLLM's processes write before each of theirs."""
 ERROR_CHARS = 300
+SHOWN_LINES = 10
+"""Of the last ones, to people. An error that is among them needs no other mention."""
 
 Told = Callable[[str], None]
 
@@ -27,6 +29,12 @@ class Output:
         self._log = log
         self._told = told
         self._rest = b""
+
+    @property
+    def buried_error(self) -> str:
+        """The first one, unless it is plain to see."""
+        seen = any(self.first_error in line for line in list(self.tail)[-SHOWN_LINES:])
+        return "" if seen else self.first_error
 
     def take(self, data: bytes) -> None:
         self._log.write(data)

@@ -76,8 +76,8 @@ class EngineProcess:
         return list(self._output.said.tail)
 
     @property
-    def first_error(self) -> str:
-        return self._output.said.first_error
+    def buried_error(self) -> str:
+        return self._output.said.buried_error
 
     async def wait(self) -> int:
         """Its exit code as a shell would tell it, once it and everything it started are gone."""

@@ -153,6 +153,6 @@ class Life:
         return True
 
     def _did_not_start(self, what: str) -> EngineDidNotStart:
-        error = self._process.first_error
+        error = self._process.buried_error
         of_what = f" Its first error: {error}" if error else ""
         return EngineDidNotStart(f"{self._launch.name} {what}{of_what}", self._process.tail)

@@ -32,7 +32,12 @@ def test_of_processes_that_fall_one_after_the_other_the_first_ones_error_is_kept
         "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
     )
     assert output.first_error == "SafetensorError: Error while deserializing header: file not covered"
+    assert output.buried_error == output.first_error
     assert len(output.tail) == TAIL_LINES
+
+
+def test_an_error_among_the_last_lines_is_plain_to_see(tmp_path: Path) -> None:
+    assert said(tmp_path, "ValueError: no model", "bye").buried_error == ""
 
 
 @pytest.mark.parametrize(
