@@ -84,6 +84,12 @@ def fits(limits: Limits, levels: Levels, expected: Expected) -> bool:
     return levels.exposure <= left and expected.tokens <= left
 
 
+def only_places_lack(expected: Expected, stand: Sequence[tuple[Scope, Levels]]) -> bool:
+    """Of what did not fit: it would, as soon as others have ended."""
+    lacks = [waits(scope.limits, levels, expected, turnover_s=1.0) for scope, levels in stand]
+    return not any(each.requests or each.tokens for each in lacks) and any(each.concurrent for each in lacks)
+
+
 def refusal(call: Call, expected: Expected, stand: Sequence[tuple[Scope, Levels]], turnover_s: float) -> RateLimited:
     """The error for a call that did not fit: it names the limit that takes longest, and tells of them all."""
     if any(larger(scope.limits, expected) for scope, _ in stand):

@@ -161,7 +161,6 @@ def test_a_limit_of_places_is_exact_to_one_request_and_they_come_back(three: Hou
         assert comes_true(lambda: engine.at_work() == 0, 5)
 
 
-@pytest.mark.xfail(reason="an answer may be read before its place is given back in Redis; open", strict=False)
 def test_who_asks_one_after_the_other_never_meets_a_limit_of_one(three: House) -> None:
     for gateway in three.gateways:
         assert [ask(gateway, "single").status_code for _ in range(20)] == [200] * 20

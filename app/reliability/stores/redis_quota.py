@@ -18,7 +18,7 @@ import msgspec
 from app.clock import Clock
 from app.errors import DeadlinePassed
 from app.generation import Call, Expected
-from app.reliability.allowance import Levels, Scope, larger, refusal, scopes_of, standings
+from app.reliability.allowance import Levels, Scope, larger, only_places_lack, refusal, scopes_of, standings
 from app.reliability.quota import LocalQuota, Reservation, Turnover, given_back
 from app.reliability.stores.quota_scripts import RENEW, RESERVE, SETTLE
 from app.reliability.stores.redis import PREFIX, Part, SharedStore, StoreUnavailable
@@ -30,6 +30,8 @@ BATCH = 200
 """Settlements, or renewals, that are sent to Redis at once."""
 UNSENT = 100_000
 """Settlements that are kept while Redis is away; of the oldest beyond, the leases end by themselves."""
+ON_ITS_WAY_S = 0.05
+"""Who has read an answer may ask again before its place is back in Redis: so long may that take."""
 COUNTS = 3
 """So many renewals a lease lasts, and so often in a row there must be fewer gateways until there are: a Redis that has
 just forgotten everything knows none until each has said again that it lives."""
@@ -157,17 +159,26 @@ class RedisQuota:
         sent = self._store.available
         try:
             async with asyncio.timeout(call.expires_at - self._clock()):
-                answer = await self._store.run(RESERVE, lease.keys, _asked(lease, expected, scopes))
+                granted, stand = await self._asked(lease, expected, scopes)
+                if not granted and only_places_lack(expected, stand):
+                    await asyncio.sleep(ON_ITS_WAY_S)
+                    granted, stand = await self._asked(lease, expected, scopes)
         except BaseException as error:
             if sent:  # it may have been done all the same
                 self._give_back(lease, 1, expected.tokens)
             if isinstance(error, TimeoutError):
                 raise DeadlinePassed from None  # a time limit of the store's own is `StoreUnavailable`
             raise
-        stand = list(zip(scopes, _levels(answer, scopes), strict=True))
-        if not answer[0]:
+        if not granted:
             raise refusal(call, expected, stand, self._turnover.seconds)
         return lease, stand
+
+    async def _asked(
+        self, lease: _Lease, expected: Expected, scopes: list[Scope]
+    ) -> tuple[bool, list[tuple[Scope, Levels]]]:
+        """Whether it was granted, and how the limits stood before."""
+        answer = await self._store.run(RESERVE, lease.keys, _parts(lease, expected, scopes))
+        return bool(answer[0]), list(zip(scopes, _levels(answer, scopes), strict=True))
 
     def _lease(self, call: Call, expected: Expected, scopes: list[Scope]) -> _Lease:
         exposure = expected.most_tokens - expected.tokens
@@ -197,7 +208,7 @@ class RedisQuota:
         return msgspec.structs.replace(call, tenant=tenant), expected
 
 
-def _asked(lease: _Lease, expected: Expected, scopes: list[Scope]) -> list[Part]:
+def _parts(lease: _Lease, expected: Expected, scopes: list[Scope]) -> list[Part]:
     may_fit = not any(larger(scope.limits, expected) for scope in scopes)
     asked: list[Part] = [
         lease.id,

@@ -16,7 +16,7 @@ from app.generation import Call, Expected
 from app.reliability.quota import LocalQuota, Quota, Reservation
 from app.reliability.stores import redis_quota as subject
 from app.reliability.stores.redis import Part, Script, SharedStore, StoreUnavailable
-from app.reliability.stores.redis_quota import COUNTS, LEASE_S, RedisQuota
+from app.reliability.stores.redis_quota import COUNTS, LEASE_S, ON_ITS_WAY_S, RedisQuota
 from app.tenant import Kind, Limits, Tenant
 from tests.reliability.calls import call, expected, tenant
 from tests.reliability.worlds import GENEROUS_S, SharedWorld, shared_world
@@ -80,6 +80,43 @@ async def test_what_one_gateway_settles_the_others_see(world: SharedWorld) -> No
     await use(one, of, expected(500), used=100)
     left = await use(other, of, expected(0))
     assert left == {Kind.REQUESTS: 8, Kind.TOKENS: pytest.approx(900, abs=30)}
+
+
+async def test_a_place_that_is_on_its_way_back_is_waited_for(world: SharedWorld) -> None:
+    """Whoever has read an answer may ask again at once, of another gateway too."""
+    of, (one, other) = tenant(concurrent=1), (gateway(world.store), gateway(world.store))
+    async with one.reserve(call(of), expected()):
+        pass
+    coming = asyncio.create_task(use(other, of))
+    await asyncio.sleep(ON_ITS_WAY_S / 5)
+    assert not coming.done()
+    await one.settle()
+    assert await coming == {Kind.CONCURRENT: 0}
+
+
+async def test_one_that_lacks_more_than_a_place_is_refused_at_once(world: SharedWorld) -> None:
+    of = tenant(requests=1, concurrent=1)
+    async with world.quota.reserve(call(of), expected()):
+        began = time.monotonic()
+        assert await is_refused(gateway(world.store), of)
+        assert time.monotonic() - began < ON_ITS_WAY_S
+
+
+async def test_one_that_leaves_while_it_waits_for_a_place_leaves_nothing(world: SharedWorld) -> None:
+    quota = gateway(world.store)
+    async with world.quota.reserve(call(ALL), expected(0)):
+        waiting = asyncio.create_task(use(quota, ALL, expected(500)))
+        await asyncio.sleep(ON_ITS_WAY_S / 5)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+    await world.quota.settle()
+    await quota.settle()
+    assert await use(gateway(world.store), ALL, expected(0)) == {
+        Kind.REQUESTS: 8,
+        Kind.TOKENS: 1_000,
+        Kind.CONCURRENT: 0,
+    }
 
 
 async def test_gateways_learn_how_many_they_are(world: SharedWorld) -> None:
