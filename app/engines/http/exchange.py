@@ -131,7 +131,8 @@ class HttpExchange:
                 if block:
                     self._given = True
                     full = not pass_on(block)
-                self._allow(self._timeouts.idle_s)
+                if connection.awaited:
+                    self._allow(self._timeouts.idle_s)
             except Exception as error:  # of no concern to whoever reads the socket
                 failure = error
             return not full and failure is None

@@ -1,10 +1,11 @@
 """A stream that flows: its blocks go on in the callback that reads them, and nobody is woken for each."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
-from app.engines.base import flow
+from app.engines.base import PassOn, flow
 from app.engines.http import HttpEngine
 from app.errors import EngineBroken, EngineStalled
 from app.reliability.watch import Watch
@@ -30,6 +31,13 @@ def slowly(replica: Replica, *events: bytes) -> None:
     replica.plays(Do.REQUEST, SSE + CHUNKED + chunk(events[0]), *parts, LAST_CHUNK, Do.UNTIL_CLOSED)
 
 
+async def flowing(exchange: AsyncIterator[bytes], pass_on: PassOn) -> "asyncio.Task[bool]":
+    """It has had what was there, and waits."""
+    running = asyncio.get_running_loop().create_task(flow(exchange, pass_on))
+    await turns(20)
+    return running
+
+
 class Reader:
     """Takes so many blocks, and then no more."""
 
@@ -48,15 +56,14 @@ async def test_no_task_is_woken_for_what_comes_while_it_waits(replica: Replica, 
     slowly(replica, ONE, TWO, THREE)
     reader = Reader()
     async with engine.open(a_call(stream=True)) as exchange:
-        running = asyncio.get_running_loop().create_task(flow(exchange, reader.pass_on))
+        running = await flowing(exchange, reader.pass_on)
         for read in (1, 2):
             await turns(20)
             assert len(reader.blocks) == read
             replica.go_on()
         assert await running is False
     assert reader.blocks == [ONE, TWO, THREE]
-    assert reader.tasks[0] is running  # it was there before anybody waited
-    assert reader.tasks[1:] == [None, None]
+    assert reader.tasks == [running, None, None]  # the first one was there before anybody waited
 
 
 async def test_who_has_enough_is_given_nothing_until_they_ask_again(replica: Replica, engine: HttpEngine) -> None:
@@ -82,8 +89,7 @@ async def test_what_passing_on_raises_ends_the_stream_and_its_work(replica: Repl
         return True
 
     async with engine.open(a_call(stream=True)) as exchange:
-        running = asyncio.get_running_loop().create_task(flow(exchange, refuses_two))
-        await turns(20)
+        running = await flowing(exchange, refuses_two)
         replica.go_on()
         with pytest.raises(EngineBroken):
             await running
@@ -94,8 +100,7 @@ async def test_who_gives_up_is_given_nothing_more(replica: Replica, engine: Http
     slowly(replica, ONE, TWO)
     reader = Reader()
     async with engine.open(a_call(stream=True)) as exchange:
-        running = asyncio.get_running_loop().create_task(flow(exchange, reader.pass_on))
-        await turns(20)
+        running = await flowing(exchange, reader.pass_on)
         running.cancel()
         replica.go_on()
         await asyncio.wait({running})
@@ -111,7 +116,7 @@ async def test_each_block_allows_the_next_one_its_time(
     slowly(replica, ONE, TWO, THREE)
     reader = Reader()
     async with engine.open(a_call(stream=True)) as exchange:
-        running = asyncio.get_running_loop().create_task(flow(exchange, reader.pass_on))
+        running = await flowing(exchange, reader.pass_on)
         for _ in range(2):
             await turns(20)
             clock.advance(4)  # of five
@@ -129,8 +134,7 @@ async def test_a_flow_that_stops_flowing_has_stalled(
     slowly(replica, ONE, TWO, THREE)
     reader = Reader()
     async with engine.open(a_call(stream=True)) as exchange:
-        running = asyncio.get_running_loop().create_task(flow(exchange, reader.pass_on))
-        await turns(20)
+        running = await flowing(exchange, reader.pass_on)
         replica.go_on()
         await turns(20)
         clock.advance(6)
@@ -144,8 +148,19 @@ async def test_the_last_block_and_the_end_may_come_together(replica: Replica, en
     replica.plays(Do.REQUEST, SSE + CHUNKED + chunk(ONE), Do.PAUSE, chunk(TWO) + LAST_CHUNK, Do.UNTIL_CLOSED)
     reader = Reader()
     async with engine.open(a_call(stream=True)) as exchange:
-        running = asyncio.get_running_loop().create_task(flow(exchange, reader.pass_on))
-        await turns(20)
+        running = await flowing(exchange, reader.pass_on)
         replica.go_on()
         assert await asyncio.wait_for(running, 5) is False
     assert reader.blocks == [ONE, TWO]
+
+
+async def test_what_is_whole_is_handed_on_whatever_the_time(
+    replica: Replica, engine: HttpEngine, watch: Watch, clock: FakeClock
+) -> None:
+    replica.plays(Do.REQUEST, SSE + CHUNKED + chunk(ONE), chunk(TWO) + LAST_CHUNK, Do.UNTIL_CLOSED)
+    reader = Reader()
+    async with engine.open(a_call(stream=True, expires_at=clock() + 3)) as exchange:
+        await turns(50)
+        clock.advance(10)
+        assert await flow(exchange, reader.pass_on) is False
+    assert b"".join(reader.blocks) == ONE + TWO
