@@ -4,7 +4,7 @@
 
 The gateway looks at itself every two milliseconds of its CPU (`bench/sampled.py`); each look counts for the layer that
 the innermost file of ours belongs to, or the server's. What the kernel does for a read or a write counts for who asked
-for it; the waiting for both, and what wakes whom, for the event loop.
+for it; the waiting for both, and what wakes whom, for the event loop. Looking costs something: believe the shares.
 """
 
 import argparse
