@@ -130,11 +130,12 @@ class RateLimited(ClientError):
         self,
         message: str | None = None,
         *,
+        param: str | None = None,
         code: str | None = None,
         retry_after: float | None = None,
         standing: tuple[Standing, ...] = (),
     ) -> None:
-        super().__init__(message, code=code, retry_after=retry_after)
+        super().__init__(message, param=param, code=code, retry_after=retry_after)
         self.standing = standing
         """How all limits stand that this request met, for the answer's headers."""
 
