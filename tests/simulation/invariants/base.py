@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from app.reliability.stores.redis_quota import LEASE_S, RENEWED_S
+from app.reliability.stores.redis_quota import LEASE_S, ON_ITS_WAY_S, RENEWED_S
 from app.telemetry.base import StoreChanged
 from app.telemetry.record import Record
 from tests.simulation.history import History, Seen
@@ -56,6 +56,13 @@ def code_of(seen: Seen) -> str | None:
 def asking_s(history: History) -> float:
     """For so long Redis may keep somebody waiting: a script that it does not know is sent a second time."""
     return 2 * float(history.world.settings["REDIS_TIMEOUT"]) if history.world.shared else 0.0
+
+
+def limits_s(history: History, tenant: str) -> float:
+    """For so long Redis may keep a call of this tenant waiting for its limits: where all places are taken it is asked
+    a second time, a little later."""
+    may_lack_places = any(each.name == tenant and each.concurrent is not None for each in history.world.tenants)
+    return asking_s(history) + (ON_ITS_WAY_S + asking_s(history) if may_lack_places and history.world.shared else 0.0)
 
 
 def away(history: History, gateway: int) -> list[tuple[float, float]]:

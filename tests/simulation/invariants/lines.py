@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tests.simulation.history import History
-from tests.simulation.invariants.base import AT_ONCE_S, asking_s, code_of, invariant, with_records
+from tests.simulation.invariants.base import AT_ONCE_S, asking_s, code_of, invariant, limits_s, with_records
 
 UNTIMED = ("request_larger_than_limit",)
 """Refusals that may leave open how long they hold: one that holds for ever."""
@@ -56,7 +56,7 @@ def a_full_line_is_said_at_once(history: History) -> Iterator[str]:
     for seen, record in with_records(history):
         if record.error == "QueueFull" and code_of(seen) == "queue_full" and seen.returned is not None:
             late = seen.returned - seen.blocked_s - (seen.body_sent or seen.sent)
-            if late > 3 * asking_s(history) + AT_ONCE_S:
+            if late > 2 * asking_s(history) + limits_s(history, record.tenant) + AT_ONCE_S:
                 yield f"{record.id} heard after {late:.3f} s that the line is full"
 
 

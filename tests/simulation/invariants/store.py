@@ -8,7 +8,7 @@ from app.reliability.stores.redis_ledger import READ_LIMIT_S
 from app.telemetry.base import StoreChanged
 from tests.simulation.draw import WITH_REDIS
 from tests.simulation.history import History
-from tests.simulation.invariants.base import AT_ONCE_S, asking_s, away, code_of, invariant, with_records
+from tests.simulation.invariants.base import AT_ONCE_S, asking_s, away, code_of, invariant, limits_s, with_records
 from tests.simulation.simulate import MAKES_SURE_S
 
 assert ROUNDS_UNTIL_SURE * max(WITH_REDIS["LEDGER_FLUSH_INTERVAL"]) < MAKES_SURE_S, "worlds end too early"
@@ -63,7 +63,7 @@ def redis_keeps_nobody_waiting_longer_than_allowed(history: History) -> Iterator
         if seen.visit.idempotency_key is None and seen.body_sent is not None and seen.returned is not None:
             begun = [work.began for _, work in works[seen.visit.id]] + [since for since, _ in record.waits]
             waited = min([*begun, seen.returned - seen.blocked_s]) - seen.body_sent
-            if waited > asking_s(history) + AT_ONCE_S:
+            if waited > limits_s(history, record.tenant) + AT_ONCE_S:
                 yield f"{record.id} waited for {waited:.3f} s before anything was done for it"
 
 

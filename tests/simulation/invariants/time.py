@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tests.simulation.history import History, Seen
-from tests.simulation.invariants.base import AT_ONCE_S, TICK_S, asking_s, invariant
+from tests.simulation.invariants.base import AT_ONCE_S, TICK_S, asking_s, invariant, limits_s
 
 
 @invariant
@@ -23,7 +23,8 @@ def no_request_lasts_longer_than_it_may(history: History) -> Iterator[str]:
         due = max(due, seen.body_sent or seen.sent + history.world.settings["BODY_TIMEOUT"])
         if history.world.drains_at is not None and seen.visit.gateway == 0 and not _may_follow(history, seen):
             drained = history.world.drains_at + history.world.settings["DRAIN_SECONDS"]
-            due = min(due, max(drained, seen.body_sent or due))
+            asked = (seen.body_sent or due) + limits_s(history, seen.visit.tenant or "")
+            due = min(due, max(drained, asked))
         due += _to_keep_s(history, seen)
         if seen.returned is not None and seen.returned - seen.blocked_s > due + TICK_S + AT_ONCE_S:
             yield f"{seen.visit.id} was with the gateway until {seen.returned:.3f}, and was due at {due:.3f}"
