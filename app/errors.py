@@ -302,6 +302,8 @@ class EngineError(GatewayError):
 
     blames_engine = True
     """It speaks against the replica; too much of that and it gets a pause."""
+    draws_on_budget = True
+    """Another try is work on top of work, for a fleet that may have too much of it."""
     detail: str = ""
     """What the engine itself said, cut short. For the log only: it may carry stacks and addresses."""
 
@@ -320,6 +322,7 @@ class EngineError(GatewayError):
 
 class EngineUnreachable(EngineError):
     retryable = True
+    draws_on_budget = False  # nothing was begun
     default = "The engine could not be reached."
 
 
@@ -328,10 +331,17 @@ class EngineConnectTimeout(EngineUnreachable):
 
 
 class EngineFailed(EngineError):
-    """It answered with a 5xx, or the connection broke before it had answered."""
+    """It answered with a 5xx."""
 
     retryable = True
     default = "The engine failed."
+
+
+class EngineLost(EngineFailed):
+    """The connection broke before it had answered."""
+
+    draws_on_budget = False  # of a replica that dies there are never more than it had slots
+    default = "The connection to the engine broke before it had answered."
 
 
 class EngineNonsense(EngineError):
@@ -395,6 +405,7 @@ class EngineForgot(EngineError):
 
     retryable = True
     blames_engine = False
+    draws_on_budget = False  # nothing was begun
     default = "The engine has just stopped serving this model."
 
 

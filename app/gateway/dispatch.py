@@ -141,14 +141,15 @@ class Dispatch:
     def _pause_after(
         self, attempt: int, error: EngineError, relay: Relay, failed: Container[str], left_s: float
     ) -> float | None:
-        """Seconds until the next attempt; `None` where there must not or cannot be one. There are never more streams to
-        go on with than a replica had slots when it died: only what begins anew has a budget."""
+        """Seconds until the next attempt; `None` where there must not or cannot be one. What draws on the budget, and
+        what does not: docs/adr/0023."""
         pause = self._retry.pause_after(attempt, error, left_s)
         if pause is None or not self._fleet.has_other(relay.call.model, than=failed):
             return None
-        if relay.interrupted is None and not self._budget.withdraw():
-            return None
-        return pause
+        if relay.interrupted is not None:
+            return pause
+        allowed = self._budget.withdraw() if error.draws_on_budget else not self._budget.off
+        return pause if allowed else None
 
     def _why_not(
         self, attempt: int, error: EngineError, relay: Relay, failed: Container[str], *, goes_on: bool

@@ -26,7 +26,8 @@ class Retry:
 
 
 class RetryBudget:
-    """Second tries as a share of recent first ones, so that a fleet in trouble does not get twice the work.
+    """Second tries that are work on top of work, as a share of recent first ones, so that a fleet in trouble does not
+    get twice as much.
 
     `least_per_s` lets few requests have retries too. Finagle's budget: a first try brings `share` of a retry, which
     is forgotten after `ttl_s`, and so is each retry that was made.
@@ -44,13 +45,18 @@ class RetryBudget:
         self._retries = [0] * SLICES
         self._latest = int(clock() / self._slice_s)
 
+    @property
+    def off(self) -> bool:
+        """There are no retries at all."""
+        return self._share <= 0
+
     def deposit(self) -> None:
         """A first try was made."""
         self._firsts[self._now()] += 1
 
     def withdraw(self) -> bool:
         """Take one retry, if there is one."""
-        if self._share <= 0:
+        if self.off:
             return False
         now = self._now()
         if self._left(SLICES) < 1:
@@ -62,7 +68,7 @@ class RetryBudget:
     @property
     def left(self) -> int | None:
         """How many may still be made; `None` where there are none at all. Changes nothing, so any thread may ask."""
-        if self._share <= 0:
+        if self.off:
             return None
         begun = int(self._clock() / self._slice_s) - self._latest
         return max(0, int(self._left(SLICES - max(0, begun))))

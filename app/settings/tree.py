@@ -213,7 +213,12 @@ class Routing:
         "MAX_ATTEMPTS", 3, "Replicas tried for a request before its error is told.", ge=1, le=10
     )
     retry_share: float = setting(
-        "RETRY_BUDGET", 0.2, "Attempts on a second replica, as a share of recent requests.", ge=0, le=1
+        "RETRY_BUDGET",
+        0.2,
+        "Attempts on a second replica, as a share of recent requests, where a first one has worked or was busy. "
+        "Those whose replica is gone may always move. 0: nobody is tried twice.",
+        ge=0,
+        le=1,
     )
     takeover: bool = setting(
         "TAKEOVER",
@@ -332,7 +337,7 @@ class Storage:
     redis_url: SecretStr | None = setting(
         "REDIS_URL", None, "Redis through which several gateways share limits, keys and usage."
     )
-    redis_timeout_s: Seconds = setting("REDIS_TIMEOUT", 0.05, "Seconds that a request waits for Redis at most.")
+    redis_timeout_s: Seconds = setting("REDIS_TIMEOUT", 0.05, "Seconds that a request waits for Redis to answer.")
     ledger_flush_s: Seconds = setting(
         "LEDGER_FLUSH_INTERVAL", 1.0, "Seconds between two writes of the usage ledger; a kill loses at most these."
     )

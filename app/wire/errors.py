@@ -56,6 +56,7 @@ ERRORS: dict[type[e.GatewayError], Row] = {
     e.EngineUnreachable: Row(502, _SERVER, "engine_unreachable"),
     e.EngineConnectTimeout: Row(502, _SERVER, "engine_connect_timeout"),
     e.EngineFailed: Row(502, _SERVER, "engine_failed"),
+    e.EngineLost: Row(502, _SERVER, "engine_lost"),
     e.EngineNonsense: Row(502, _SERVER, "engine_nonsense"),
     e.EngineSilent: Row(502, _SERVER, "engine_first_byte_timeout"),
     e.EngineStalled: Row(502, _SERVER, "engine_idle_timeout"),

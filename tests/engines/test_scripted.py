@@ -13,7 +13,7 @@ from app.errors import (
     EngineBroken,
     EngineBusy,
     EngineError,
-    EngineFailed,
+    EngineLost,
     EngineSilent,
     EngineStalled,
     EngineUnreachable,
@@ -169,7 +169,7 @@ def test_when_it_dies_all_breaks_off_and_nobody_can_connect_until_it_lives_again
         scene.engine.die()
         await asyncio.wait({begun, whole})
         assert scene.passed() == 1.5
-        assert [type(task.exception()) for task in (begun, whole)] == [EngineBroken, EngineFailed]
+        assert [type(task.exception()) for task in (begun, whole)] == [EngineBroken, EngineLost]
         await scene.ends_with(EngineUnreachable, call())
         with pytest.raises(EngineUnreachable):
             await scene.engine.models()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.engines.scripted import Scripted
-from app.errors import EngineFailed, EngineUnreachable, Outcome
+from app.errors import EngineBusy, EngineError, EngineFailed, EngineForgot, EngineLost, EngineUnreachable, Outcome
 from app.gateway.edge import Scope
 from app.tenant import Tenant
 from tests.gateway.conftest import Build, House, asking
@@ -299,6 +299,27 @@ async def test_a_burst_of_failures_is_not_answered_by_a_burst_of_retries(build: 
         assert (await house.post(asking())).status == 502
         clock.advance(0.001)
     assert sum(len(engine.calls) for engine in sick) <= 200 * 1.1 + 12
+
+
+@pytest.mark.parametrize("nothing_done", [EngineUnreachable, EngineLost, EngineForgot])
+async def test_away_from_a_replica_that_is_gone_all_may_go_whatever_has_been_retried_before(
+    build: Build, nothing_done: type[EngineError]
+) -> None:
+    """A fleet whose engines are busy has spent its budget when one of them dies."""
+    sick = Scripted(refuse_with=EngineBusy())
+    house = await build(settings={"CIRCUIT_FAILURES": 1_000, "ROUTING_POLICY": "round_robin"}, a=sick, b=Scripted())
+    spent = 0
+    while (await house.post(asking())).status == 200:
+        spent += 1
+    assert spent > 9
+    sick.refuse_with = nothing_done()
+    assert {(await house.post(asking())).status for _ in range(40)} == {200}
+
+
+async def test_where_retries_are_off_nobody_is_moved(build: Build) -> None:
+    settings = {"RETRY_BUDGET": 0, "ROUTING_POLICY": "round_robin"}
+    house = await build(settings=settings, a=Scripted(refuse_with=EngineLost()), b=Scripted())
+    assert {(await house.post(asking())).status for _ in range(2)} == {200, 502}
 
 
 async def test_a_client_is_told_not_to_retry_what_was_retried_here(build: Build) -> None:

@@ -74,7 +74,10 @@ STATUSES: list[tuple[str, int]] = [
     ("HeadersTooLarge", 431),
     ("Unforeseen", 500),
     ("EngineLacks", 501),
-    *[(name, 502) for name in ("EngineUnreachable", "EngineConnectTimeout", "EngineFailed", "EngineNonsense")],
+    *[
+        (name, 502)
+        for name in ("EngineUnreachable", "EngineConnectTimeout", "EngineFailed", "EngineLost", "EngineNonsense")
+    ],
     *[(name, 502) for name in ("EngineSilent", "EngineStalled", "EngineBroken", "EngineMisconfigured")],
     *[(name, 409) for name in ("KeyInFlight", "NotReplayable")],
     ("KeyReused", 422),

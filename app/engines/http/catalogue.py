@@ -13,7 +13,7 @@ from app.engines.http.limits import Limits, Timeouts
 from app.engines.http.refusals import refusal
 from app.errors import (
     EngineConnectTimeout,
-    EngineFailed,
+    EngineLost,
     EngineNonsense,
     EngineSilent,
     EngineUnreachable,
@@ -105,7 +105,7 @@ def _mapped() -> Iterator[None]:
     except (httpx.TimeoutException, TimeoutError) as error:
         raise EngineSilent from error
     except httpx.RemoteProtocolError as error:
-        kind = EngineFailed if "disconnected" in str(error) or "closed" in str(error) else EngineNonsense
+        kind = EngineLost if "disconnected" in str(error) or "closed" in str(error) else EngineNonsense
         raise kind(detail=str(error)) from error
     except httpx.TransportError as error:
-        raise EngineFailed(detail=str(error)) from error
+        raise EngineLost(detail=str(error)) from error

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import httptools
 
-from app.errors import EngineFailed, EngineNonsense, GatewayError
+from app.errors import EngineLost, EngineNonsense, GatewayError
 
 
 class Connection(asyncio.Protocol):
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
         if self._listening and self.status and not framed and exc is None and self.fault is None:
             self.on_message_complete()  # a body without a length ends where the connection does
         if self.fault is None:
-            self.fault = EngineFailed(detail=f"the connection was lost: {exc!r}" if exc else "it closed the connection")
+            self.fault = EngineLost(detail=f"the connection was lost: {exc!r}" if exc else "it closed the connection")
         self._wake()
 
     def _wake(self) -> None:

@@ -15,7 +15,7 @@ from app.errors import (
     EngineBroken,
     EngineConnectTimeout,
     EngineError,
-    EngineFailed,
+    EngineLost,
     EngineNonsense,
     EngineSilent,
     EngineStalled,
@@ -177,7 +177,7 @@ class HttpExchange:
         if reused is not None:
             try:
                 return await self._asked(reused)
-            except EngineFailed:
+            except EngineLost:
                 if reused.heard:
                     raise
                 # It was closing the idle connection while our request was on its way: no fault of anyone's.
@@ -271,6 +271,6 @@ class HttpExchange:
         return False
 
     def _fault(self, fault: GatewayError) -> GatewayError:
-        if isinstance(fault, EngineFailed) and self._given:
+        if isinstance(fault, EngineLost) and self._given:
             return EngineBroken(detail=fault.detail)
         return fault

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
 from app.clock import Clock
 from app.engines.scripted import dialects
 from app.engines.scripted.work import End, Work
-from app.errors import DeadlinePassed, EngineBroken, EngineFailed, EngineSilent, EngineStalled, GatewayError
+from app.errors import DeadlinePassed, EngineBroken, EngineLost, EngineSilent, EngineStalled, GatewayError
 
 
 class Exchange:
@@ -104,7 +104,7 @@ class Exchange:
 
     def _verdict(self, patience_ends: float) -> GatewayError:
         if self._cut:
-            return EngineBroken() if self._given else EngineFailed()
+            return EngineBroken() if self._given else EngineLost()
         if self.work.call.expires_at <= patience_ends:
             return DeadlinePassed()
         return EngineStalled() if self._given else EngineSilent()

@@ -3,7 +3,7 @@
 import pytest
 
 from app.engines.http import HttpEngine, Limits
-from app.errors import EngineBroken, EngineError, EngineFailed, EngineNonsense
+from app.errors import EngineBroken, EngineError, EngineLost, EngineNonsense
 from tests.engines.http.replica import (
     CHUNKED,
     JSON,
@@ -150,7 +150,7 @@ async def test_a_stream_that_breaks_off_before_its_first_block_has_failed(
     replica.plays(Do.REQUEST, SSE + CHUNKED + chunk(ONE[:-1]), *rest)
     async with engine.open(a_call(stream=True)) as exchange:
         replica.go_on()
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineLost):
             await anext(exchange)
 
 
@@ -197,7 +197,7 @@ async def test_an_answer_that_breaks_off_has_failed(
     replica.plays(Do.REQUEST, *answer, Do.RESET)
     replica.go_on()
     _, error = await failure_of(engine, a_call())
-    assert type(error) is EngineFailed
+    assert type(error) is EngineLost
     assert engine.open_connections == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from app.engines.http import HttpEngine, Limits, Timeouts
 from app.engines.http.connection import Connection
 from app.engines.http.exchange import HttpExchange
-from app.errors import EngineBroken, EngineFailed, EngineRefused, EngineUnreachable
+from app.errors import EngineBroken, EngineLost, EngineRefused, EngineUnreachable
 from app.reliability.watch import Watch
 from tests.engines.http.replica import (
     CHUNKED,
@@ -160,14 +160,14 @@ async def test_it_is_sent_once_more_and_not_twice(replica: Replica, engine: Http
     replica.scripts = [[Do.REQUEST, ANSWER, Do.REQUEST, Do.END], [Do.REQUEST, Do.END]]
     await answer_of(engine, a_call())
     _, error = await failure_of(engine, a_call())
-    assert type(error) is EngineFailed
+    assert type(error) is EngineLost
     assert len(replica.requests) == 3
 
 
 async def test_a_fresh_connection_that_breaks_is_a_failure(replica: Replica, engine: HttpEngine) -> None:
     replica.plays(Do.REQUEST, Do.END)
     _, error = await failure_of(engine, a_call())
-    assert type(error) is EngineFailed
+    assert type(error) is EngineLost
     assert len(replica.requests) == 1
 
 
@@ -178,7 +178,7 @@ async def test_a_reused_connection_that_breaks_after_the_first_byte_is_a_failure
     replica.plays(Do.REQUEST, ANSWER, Do.REQUEST, byte, Do.END)
     await answer_of(engine, a_call())
     _, error = await failure_of(engine, a_call())
-    assert type(error) is EngineFailed
+    assert type(error) is EngineLost
     assert len(replica.requests) == 2
 
 
@@ -328,7 +328,7 @@ async def test_an_engine_that_refuses_connections_is_unreachable(
 async def test_an_engine_that_hangs_up_at_once_has_failed(replica: Replica, engine: HttpEngine) -> None:
     replica.plays()
     _, error = await failure_of(engine, a_call())
-    assert type(error) is EngineFailed
+    assert type(error) is EngineLost
     assert engine.open_connections == 0
 
 
@@ -342,7 +342,7 @@ async def test_a_connection_lost_before_anything_was_sent_says_so_to_its_reader(
     connection.connection_made(Closed())
     connection.connection_lost(None)
     connection.send(b"a request", pause_above=1_000)
-    assert (type(connection.fault), lost) == (EngineFailed, [connection])
+    assert (type(connection.fault), lost) == (EngineLost, [connection])
 
 
 async def test_an_engine_whose_name_is_not_known_is_unreachable(

@@ -10,6 +10,7 @@ from app.errors import (
     EngineError,
     EngineFailed,
     EngineLacks,
+    EngineLost,
     EngineMisconfigured,
     EngineNonsense,
     EngineSilent,
@@ -52,9 +53,9 @@ async def test_a_proxy_in_the_environment_is_not_for_engines(
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        ((Do.RESET,), EngineFailed),
-        ((Do.END,), EngineFailed),
-        ((JSON + b"content-length: 100\r\n\r\n{", Do.END), EngineFailed),
+        ((Do.RESET,), EngineLost),
+        ((Do.END,), EngineLost),
+        ((JSON + b"content-length: 100\r\n\r\n{", Do.END), EngineLost),
         ((b"SSH-2.0-OpenSSH\r\n\r\n", Do.UNTIL_CLOSED), EngineNonsense),
         ((sized(b"{}"),), EngineNonsense),
         ((sized(b'{"data":[{"id":7}]}'),), EngineNonsense),

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from app.engines.scripted import End
+from app.errors import EngineError
 from app.reliability.stores.answer_keys import FOLLOWED_S
 from app.reliability.stores.shared import BEAT_S
 from tests.simulation.engines import goes_on_with
@@ -56,7 +57,8 @@ def a_request_is_at_one_replica_at_a_time(history: History) -> Iterator[str]:
 
 @invariant
 def second_tries_stay_within_their_budgets(history: History) -> Iterator[str]:
-    """Those that begin anew. To go on with what has begun, an attempt is all that it takes."""
+    """Those that begin anew, and come after work was done or refused. To go on with what has begun, and to move away
+    from a replica that is dead, an attempt is all that it takes."""
     works = history.works_by_request()
     settings = history.world.settings
     answered = {seen.visit.id: seen.answered for seen in history.all_seen}
@@ -64,7 +66,10 @@ def second_tries_stay_within_their_budgets(history: History) -> Iterator[str]:
     more = -firsts
     for request, tries in works.items():
         begun = math.inf if (first := answered.get(request)) is None else first
-        more += sum(work.began <= begun and not goes_on_with(work.call) for _, work in tries)
+        anew = [work for _, work in tries if work.began <= begun and not goes_on_with(work.call)]
+        more += len(anew)
+        if settings["RETRY_BUDGET"]:
+            more -= sum(isinstance(work.error, EngineError) and not work.error.draws_on_budget for work in anew[:-1])
     seconds = history.ended - BEGAN_S + BUDGET_WINDOW_S
     retries = settings["RETRY_BUDGET"] * firsts + seconds if settings["RETRY_BUDGET"] else 0
     most = retries + settings["HEDGE_SHARE"] * firsts + (1 if hedges(history) else 0)
