@@ -30,8 +30,9 @@ class Sink(Protocol):
 
     async def write(self, block: bytes) -> None: ...
 
-    def offer(self, block: bytes) -> bool:
-        """Write it now, if that needs no waiting. Otherwise nothing is written, and `write` is there."""
+    def offer(self, block: bytes, *, last: bool) -> bool:
+        """Write it now, if that needs no waiting. Otherwise nothing is written, and `write` is there. `last`: the
+        stream's proper end is in it."""
         ...
 
     async def end(self) -> None: ...
@@ -46,6 +47,18 @@ class Answer:
 
     A write may be cut at any time, by a deadline or by a drain. What the server has not taken then was never written.
     """
+
+    __slots__ = (
+        "_also",
+        "_asgi_send",
+        "_begun",
+        "_client",
+        "_clock",
+        "_record",
+        "_write_limit_s",
+        "committed",
+        "complete",
+    )
 
     content_type = b"application/json"
 
@@ -70,7 +83,7 @@ class Answer:
         await self._send({"type": "http.response.body", "body": block})
         self.complete = True
 
-    def offer(self, block: bytes) -> bool:
+    def offer(self, block: bytes, *, last: bool) -> bool:
         return False
 
     async def end(self) -> None:
@@ -113,6 +126,8 @@ class Answer:
 class EventStream(Answer):
     """Blocks of whole events. A slow reader is waited for, so that it slows the engine."""
 
+    __slots__ = ("_ends", "_over", "_takes")
+
     content_type = b"text/event-stream; charset=utf-8"
 
     def __init__(
@@ -136,10 +151,10 @@ class EventStream(Answer):
         if self._ends(block):
             self.complete = True
 
-    def offer(self, block: bytes) -> bool:
+    def offer(self, block: bytes, *, last: bool) -> bool:
         if not self._begun or self._takes is None or not self._takes(block):
             return False
-        if self._ends(block):
+        if last:
             self.complete = True
         return True
 

@@ -34,10 +34,10 @@ class Cycle(RequestResponseCycle):
             self._write(message.get("body", b""), message.get("more_body", False))
 
     def takes(self, part: bytes) -> bool:
-        """Write a part of the body at once, where `send` would not have to wait."""
-        if self.flow.write_paused or self.disconnected:
+        """Write a part of a body of unknown length at once, where `send` would not have to wait."""
+        if self.flow.write_paused or self.disconnected or not (part and self.chunked_encoding):
             return False
-        self._write(part, more=True)
+        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
         return True
 
     def _begin(self, status: int, given: list[tuple[bytes, bytes]]) -> None:

@@ -22,6 +22,7 @@ from app.errors import (
 )
 from app.gateway.answers import Sink
 from app.gateway.hedge import Race
+from app.gateway.passage import SAMPLED, Passage
 from app.gateway.relay import Relay
 from app.gateway.ticket import Ticket
 from app.generation import Call, Usage
@@ -32,10 +33,8 @@ from app.telemetry.record import Attempt, Record
 from app.telemetry.story import NotRetried
 from app.wire.answers import usage_of
 
-SAMPLED = 64
-"""Of so many events of streams one is timed. To time each would make relaying it a hundredth dearer, for nothing."""
 STRIDE = 37
-"""From one stream to the next it is another one's turn, so that short streams are sampled as well as long ones."""
+"""From one stream to the next another event is timed, so that short ones are sampled as well as long ones."""
 
 
 class Dispatch:
@@ -227,31 +226,14 @@ class Dispatch:
     ) -> None:
         ticket.lease.answers()
         reader = relay.begin()
-
-        turn = self._turn = (self._turn + STRIDE) % SAMPLED
-        shown, timed_from = b"", 0.0
-
-        def pass_on(block: bytes) -> bool:
-            """Whether its client has taken what is shown of it. Otherwise that is still to be written."""
-            nonlocal shown, timed_from
-            timed_from = self._clock() if reader.events and reader.events % SAMPLED == turn else 0.0
-            shown = relay.read(block)
-            if reader.ended:
-                ticket.finish()
-            if shown and not out.offer(shown):
-                return False
-            if timed_from:
-                self._on_delay(self._clock() - timed_from)
-            return True
-
+        self._turn = (self._turn + STRIDE) % SAMPLED
+        passage = Passage(relay, ticket, out, self._clock, self._on_delay, self._turn)
         try:
-            taken = pass_on(first)
+            taken = passage.take(first)
             if first and relay.left:
                 self._taken_over(relay, ticket.lease, record)
-            while not taken or await flow(blocks, pass_on):
-                await out.write(shown)
-                if timed_from:
-                    self._on_delay(self._clock() - timed_from)
+            while not taken or await flow(blocks, passage.take):
+                await passage.write()
                 taken = True
             reader.close()
         except GatewayError:

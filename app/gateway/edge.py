@@ -9,7 +9,6 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -252,7 +251,7 @@ def _connection(scope: Scope) -> Connection | None:
 
 def _takes(scope: Scope) -> Takes | None:
     connection = _connection(scope)
-    return None if connection is None else partial(connection.takes, scope)
+    return None if connection is None else connection.taker(scope)
 
 
 def _check_doubles(names: list[bytes]) -> None:

@@ -25,8 +25,8 @@ class Connection(Protocol):
 
     def answer_is_last(self) -> None: ...
 
-    def takes(self, scope: dict[str, Any], part: bytes) -> bool:
-        """Write a part of the body that answers this request, if that can be done at once."""
+    def taker(self, scope: dict[str, Any]) -> Callable[[bytes], bool] | None:
+        """What writes a part of the body that answers this request, if that can be done at once."""
         ...
 
 

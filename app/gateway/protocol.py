@@ -68,9 +68,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self._refused = True
         self.cycle.transport = cast(Transport, _Lingering(self.transport, self._linger))
 
-    def takes(self, scope: dict[str, Any], part: bytes) -> bool:
+    def taker(self, scope: dict[str, Any]) -> Callable[[bytes], bool] | None:
         cycle: Any = self.cycle  # another's, if there are requests behind this one already
-        return cycle is not None and cycle.scope is scope and cycle.takes(part)
+        return cycle.takes if cycle is not None and cycle.scope is scope else None
 
     def _linger(self) -> None:
         self.transport.write_eof()

@@ -8,6 +8,8 @@ from app.wire.transcript import Transcript
 
 
 class Relay:
+    __slots__ = ("_joined_at", "_seam", "_transcript", "call", "interrupted", "left", "missing", "reader")
+
     def __init__(self, call: Call) -> None:
         self.call = call
         """As it is asked of the next replica."""

@@ -142,7 +142,7 @@ class Tape:
         else:
             recording.add([block])
 
-    def offer(self, block: bytes) -> bool:
+    def offer(self, block: bytes, *, last: bool) -> bool:
         return False
 
     async def end(self) -> None:

@@ -120,6 +120,8 @@ class ChatStream:
     the token what to charge when a client hangs up. That is cut out without reading it; only the last is ever read.
     """
 
+    __slots__ = ("_choices", "_counts_along", "_latest", "_per_prompt", "_shows_usage", "_usage", "ended", "events")
+
     def __init__(self, *, shows_usage: bool, counts_along: bool, choices: int = 1, prompts: int = 1) -> None:
         self.events = 0
         self.ended = False
@@ -143,14 +145,15 @@ class ChatStream:
         """What of `block` the client gets, possibly nothing."""
         shown = block
         self.events += block.count(b"\n\n")
-        if b'"usage"' in block:
+        # `in` makes a TypeError for each look, and drops it: an integer could be meant
+        if block.find(b'"usage"') >= 0:
             if self._counts_along:
                 shown = _COUNT_ALONG.sub(self._note, block)
             if b'"usage"' in shown:
                 shown = b"".join(map(self._count, split(shown)))
-        if b'"error"' in block:
+        if block.find(b'"error"') >= 0:
             self._check(block)
-        if b"[DONE]" in block:
+        if block.find(b"[DONE]") >= 0:
             self.ended = self.ended or any(data_of(one) == b"[DONE]" for one in split(block))
         return shown
 
@@ -230,6 +233,8 @@ def _sum(counts: dict[int, Usage], per_prompt: int) -> Usage:
 class _NamedStream:
     """Responses and Messages: events have names, usage is always shown, and the last one's name is the end."""
 
+    __slots__ = ("ended", "events", "usage")
+
     end: re.Pattern[bytes]
     failure: re.Pattern[bytes]
 
@@ -268,11 +273,15 @@ def _named(*names: str) -> re.Pattern[bytes]:
 
 
 class ResponsesStream(_NamedStream):
+    __slots__ = ()
+
     end = _named("response.completed", "response.incomplete")
     failure = _named("error", "response.failed")
 
 
 class MessagesStream(_NamedStream):
+    __slots__ = ()
+
     end = _named("message_stop")
     failure = _named("error")
 

@@ -39,6 +39,8 @@ def numbered(block: bytes, count: int) -> list[bytes]:
 class EventCutter:
     """Takes bytes as they arrive and gives them back in blocks of whole events, copying only at torn borders."""
 
+    __slots__ = ("_max", "_torn")
+
     def __init__(self, max_event_bytes: int) -> None:
         self._max = max_event_bytes
         self._torn = bytearray()

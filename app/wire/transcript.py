@@ -31,6 +31,22 @@ _THOUGHTS = ("<think", "</think")
 class Transcript:
     """Of one stream from its first event on, whichever replicas make it."""
 
+    __slots__ = (
+        "_blocks",
+        "_call",
+        "_finished",
+        "_first",
+        "_older",
+        "_older_bytes",
+        "_pieces",
+        "_plain",
+        "_room",
+        "_shown",
+        "_text",
+        "_told_usage",
+        "_usage",
+    )
+
     def __init__(self, call: Call) -> None:
         self._call = call
         self._blocks: list[bytes] = []

@@ -51,8 +51,8 @@ class Line:
     def abort(self) -> None:
         self.aborted += 1
 
-    def takes(self, scope: dict[str, Any], part: bytes) -> bool:
-        return False
+    def taker(self, scope: dict[str, Any]) -> None:
+        return None
 
     def lost(self) -> None:
         if self.on_lost is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from app.engines.scripted import Scripted
 from app.errors import EngineBroken, EngineFailed, EngineSilent, StoreDown
-from app.gateway.dispatch import SAMPLED
+from app.gateway.passage import SAMPLED
 from app.reliability.limit import Load
 from app.telemetry.metrics.families import GROUPS, STORE_UP
 from app.tenant import Limits, Tenant

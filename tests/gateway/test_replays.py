@@ -36,7 +36,7 @@ class Client:
 
     def also(self, headers: Headers) -> None: ...
 
-    def offer(self, block: bytes) -> bool:
+    def offer(self, block: bytes, *, last: bool) -> bool:
         return False
 
     async def write(self, block: bytes) -> None:

@@ -23,8 +23,8 @@ class _Line:
     def answer_is_last(self) -> None:
         """Its own part of this is bytes on a socket, which there is none of here."""
 
-    def takes(self, scope: Scope, part: bytes) -> bool:
-        return self._client.takes(part)
+    def taker(self, scope: Scope) -> Callable[[bytes], bool]:
+        return self._client.takes
 
 
 class Client:

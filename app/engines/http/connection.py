@@ -164,13 +164,16 @@ class Connection(asyncio.Protocol):
             elif self.size > self._pause_above and not self.paused:
                 self.paused = True
                 self._transport.pause_reading()
-        if self._waiter is not None and not self._passes():
+        waiter, taken = self._waiter, self._taken
+        if waiter is not None and (
+            taken is None
+            or self.complete
+            or self.fault is not None
+            or not self.size
+            or waiter.done()  # by a reader that has just given up
+            or not taken()
+        ):
             self._wake()
-
-    def _passes(self) -> bool:
-        """Not to a reader that has just given up."""
-        goes_on = not self.complete and self.fault is None and self.size > 0
-        return goes_on and self._taken is not None and self.awaited and self._taken()
 
     def eof_received(self) -> None:
         self._ended(None)

@@ -41,8 +41,11 @@ class HttpExchange:
         "_connecting",
         "_connection",
         "_cutter",
+        "_failure",
+        "_full",
         "_given",
         "_limits",
+        "_pass_on",
         "_pool",
         "_request",
         "_timeouts",
@@ -75,6 +78,11 @@ class HttpExchange:
         """The error for which the connecting was ended."""
         self._given = False
         """The caller has had a block of the answer."""
+        self._pass_on: PassOn | None = None
+        self._full = False
+        """The caller takes no more for now,"""
+        self._failure: Exception | None = None
+        """or could not take it, which is of no concern to whoever reads the socket."""
         self.due = math.inf
 
     async def __aenter__(self) -> Self:
@@ -122,34 +130,43 @@ class HttpExchange:
         connection, cutter = self._connection, self._cutter
         assert connection is not None, "an exchange gives nothing outside its block"
         assert cutter is not None, "what is no stream comes whole"
-        full, failure = False, None
+        self._pass_on = pass_on
+        try:
+            while True:
+                if connection.size:
+                    self._hand_on(connection, cutter, pass_on)
+                elif self._is_over(connection, cutter):
+                    return False
+                else:
+                    if connection.begun:
+                        self._allow(self._timeouts.idle_s)
+                    await connection.changed(self._came)
+                if self._failure is not None:
+                    raise self._failure
+                if self._full:
+                    return True
+        finally:
+            self._pass_on, self._full, self._failure = None, False, None
 
-        def taken() -> bool:
-            nonlocal full, failure
-            try:
-                block = cutter.feed(connection.take())
-                if block:
-                    self._given = True
-                    full = not pass_on(block)
-                if connection.awaited:
-                    self._allow(self._timeouts.idle_s)
-            except Exception as error:  # of no concern to whoever reads the socket
-                failure = error
-            return not full and failure is None
+    def _came(self) -> bool:
+        """A read, while `flow` waits. For each event of each stream, and so without more calls than it needs."""
+        connection, cutter, pass_on = self._connection, self._cutter, self._pass_on
+        if connection is None or cutter is None or pass_on is None:
+            return False
+        self._hand_on(connection, cutter, pass_on)
+        now, expires_at = self._watch.clock(), self._call.expires_at
+        due = now + self._timeouts.idle_s
+        self.due = due if due < expires_at else expires_at
+        return not self._full and self._failure is None and now < expires_at
 
-        while True:
-            if failure is not None:
-                raise failure
-            if full:
-                return True
-            if connection.size:
-                taken()
-            elif self._is_over(connection, cutter):
-                return False
-            else:
-                if connection.begun:
-                    self._allow(self._timeouts.idle_s)
-                await connection.changed(taken)
+    def _hand_on(self, connection: Connection, cutter: EventCutter, pass_on: PassOn) -> None:
+        try:
+            block = cutter.feed(connection.take())
+            if block:
+                self._given = True
+                self._full = not pass_on(block)
+        except Exception as error:
+            self._failure = error
 
     def expire(self, now: float) -> None:
         connection = self._connection
