@@ -158,6 +158,7 @@ class Edge:
             body = await client.body(self._limits.max_body_bytes, self._limits.body_timeout_s)
             record.received = self._clock()
             call = self._intake.call(route, record.id, body, headers, record.began, tenant, record.trace)
+            del body  # the call has its own, and a long prompt is not to be held twice while it is answered
             record.parsed = self._clock()
             record.model, record.stream, record.choices = call.model, call.stream, call.choices
             record.max_tokens, record.temperature = call.max_tokens, call.temperature

@@ -2,7 +2,6 @@
 and a direct word when a connection is lost.
 """
 
-import asyncio
 import math
 import random
 from asyncio import Transport
@@ -16,11 +15,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import BodyTooSlow, GatewayError, HeadersTooLarge, MalformedHttp
 from app.gateway.answers import headers_of
+from app.gateway.bell import Bell
 from app.gateway.cycle import Cycle
 from app.gateway.edge import CONNECTION
 from app.reliability.watch import Watch
 from app.wire.errors import error_json, row_of
 
+ASGI = {"version": "3.0", "spec_version": "2.3"}
 MAX_HEADERS = 100
 LINGER_S = 2.0
 """How long a client may go on sending after its last answer."""
@@ -32,15 +33,13 @@ class GatewayProtocol(HttpToolsProtocol):
     """One connection. From a head's first byte to its last it is an open wait: nobody may drip headers for ever. So it
     is between an answer and the next head: nobody keeps a connection for nothing."""
 
+    # Beside uvicorn's own attributes: of more than thirty Python would keep a table for each connection.
+    __slots__ = ("_head_bytes", "_in_head", "_refused", "due", "on_lost", "url")
+
     watch: Watch
     max_head_bytes: int
     head_timeout_s: float
-
-    on_lost: Callable[[], None] | None = None
-    due = math.inf
-    _in_head = True
-    _head_bytes = 0
-    _refused = False
+    pipeline: Any
 
     @classmethod
     def configured(cls, watch: Watch, max_head_bytes: int, head_timeout_s: float) -> type["GatewayProtocol"]:
@@ -50,6 +49,12 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
+        self.flow._is_writable_event = cast(Any, Bell(rung=True))
+        self.pipeline = []  # as a deque it would be the largest thing that a connection has
+        self.on_lost: Callable[[], None] | None = None
+        self._in_head = True
+        self._head_bytes = 0
+        self._refused = False
         self.due = self.watch.clock() + self.head_timeout_s
         self.watch.add(self)
 
@@ -111,9 +116,9 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        scope: Any = self.scope
-        scope["extensions"] = {CONNECTION: self}
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         if not self._in_head:  # kept alive: the next head begins, with what of it came in this read
             self._in_head = True
             self.due = self.watch.clock() + self.head_timeout_s
@@ -134,21 +139,34 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _begin(self) -> None:
         """What uvicorn does here, with a cycle of ours; without what we have switched off."""
-        scope: Any = self.scope
         version = self.parser.get_http_version()
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = version
-        scope["path"], scope["raw_path"], scope["query_string"] = _target(self.url)
+        path, raw_path, query = _target(self.url)
+        scope: Any = {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": version,
+            "method": self.parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "client": self.client,
+            "server": self.server,
+            "state": self.app_state.copy(),
+            "extensions": {CONNECTION: self},
+        }
         before = self.cycle
         cycle = self.cycle = Cycle(
-            scope=self.scope,
+            scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
             access_log=False,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
+            message_event=cast(Any, Bell()),
             expect_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
@@ -157,7 +175,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, self.app)
         else:  # pipelined: it waits for its turn
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.append((cycle, self.app))
 
     def on_response_complete(self) -> None:
         """As uvicorn does, without a timer for each answer that nearly always is for nothing."""
@@ -166,7 +184,7 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._start_asgi_task(*self.pipeline.pop(0))
         elif not self._in_head:
             self.due = self.watch.clock() + self.timeout_keep_alive
 
