@@ -135,7 +135,7 @@ class Gateway:
             self.fleet,
             self.admission,
             self.replays,
-            self.metrics,
+            self.metrics if settings.listen.processes == 1 else None,  # else they would be of any one of them
             clock,
             VERSION,
             clock(),

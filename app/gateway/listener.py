@@ -1,7 +1,7 @@
 """A socket to listen on, or the sentence that says why there is none."""
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
 
 BACKLOG = 4_096
@@ -26,8 +26,27 @@ class Address:
     """How another port is chosen, up to its number."""
 
 
-def listener(at: Address) -> socket.socket:
-    """The address is ours from now on; or it is refused."""
+def shared(at: Address) -> socket.socket:
+    """The address is held for processes of ours, each of which listens on it; or it is refused, because somebody
+    listens there already. Nothing arrives at what is held: it does not listen itself."""
+    with listener(at) as alone:
+        port = alone.getsockname()[1]
+    return _bound(replace(at, port=port), share=True)
+
+
+def listener(at: Address, *, share: bool = False) -> socket.socket:
+    """The address is ours from now on; or it is refused. `share`: ours beside other processes of the same user that say
+    so too. Each gets a part of the connections."""
+    taken = _bound(at, share=share)
+    try:
+        taken.listen(BACKLOG)
+    except OSError as error:
+        taken.close()
+        raise _refusal(at, error) from None
+    return taken
+
+
+def _bound(at: Address, *, share: bool) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             at.host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -37,13 +56,17 @@ def listener(at: Address) -> socket.socket:
         raise CannotListen(f"{at.host_setting}={at.host} is not an address: {error.strerror}.") from None
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(address)
-        taken.listen(BACKLOG)
     except OSError as error:
         taken.close()
-        refusal = PortTaken if error.errno == EADDRINUSE else CannotListen
-        raise refusal(_why_not(at, error)) from None
+        raise _refusal(at, error) from None
     return taken
+
+
+def _refusal(at: Address, error: OSError) -> CannotListen:
+    return (PortTaken if error.errno == EADDRINUSE else CannotListen)(_why_not(at, error))
 
 
 def _why_not(at: Address, error: OSError) -> str:

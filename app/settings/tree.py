@@ -51,6 +51,15 @@ class Listen:
         "HOST", "127.0.0.1", "Address to listen on; beyond loopback it also takes TENANTS_FILE or ALLOW_ANONYMOUS=true."
     )
     port: Port = setting("PORT", 8000, "Port to listen on; 0 takes any free one.")
+    processes: int = setting(
+        "PROCESSES",
+        1,
+        "Gateway processes that share PORT, each with a core of its own. More than one take REDIS_URL, through which "
+        "they share limits, keys and usage; engines that run already (`external` or `workers`); and METRICS_PORT: each "
+        "has that listener for itself, from that port on.",
+        ge=1,
+        le=64,
+    )
     published_host: str | None = setting(
         "PUBLISHED_HOST",
         None,
@@ -412,6 +421,28 @@ class Settings(BaseSettings):
     storage: Storage = Field(default_factory=Storage)
     telemetry: Telemetry = Field(default_factory=Telemetry)
     logs: Logs = Field(default_factory=Logs)
+
+    @model_validator(mode="after")
+    def _several_agree(self) -> Self:
+        """Several processes, each of which would otherwise do as if it were alone."""
+        many = self.listen.processes
+        if many > 1:
+            if self.storage.redis_url is None:
+                raise ValueError(
+                    f"PROCESSES={many} needs REDIS_URL: without it each process would count limits, keys and usage for "
+                    "itself."
+                )
+            if self.engine.type not in ("external", "workers"):
+                raise ValueError(
+                    f"PROCESSES={many} needs engines that run already, as each process would start its own: name them "
+                    "in ENGINE_URLS, or set ENGINE_TYPE=workers."
+                )
+            if not self.telemetry.metrics_port:
+                raise ValueError(
+                    f"PROCESSES={many} needs METRICS_PORT: each process tells its own metrics on a port of its own, "
+                    "from that one on."
+                )
+        return self
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None, env_file: str | Path | None = ".env", **overrides: Any) -> Self:

@@ -120,7 +120,7 @@ class Child:
         """Or ends; `False` if neither."""
         try:
             async with asyncio.timeout(START_WITHIN_S):
-                while not await _answers(http, self.program.probe):
+                while not await answers(http, self.program.probe):
                     if process.ended:
                         break
                     await asyncio.sleep(POLL_S)
@@ -129,7 +129,7 @@ class Child:
         return True
 
 
-async def _answers(http: httpx.AsyncClient, url: str) -> bool:
+async def answers(http: httpx.AsyncClient, url: str) -> bool:
     try:
         await http.get(url)
     except httpx.HTTPError:

@@ -16,6 +16,7 @@ FLAGS = {
     "--port": ("port", "port to listen on (PORT, default 8000)"),
     "--engine": ("engine_type", "transformers, vllm or external (ENGINE_TYPE)"),
     "--model": ("model_name", "model to load: a folder or a hub name (MODEL_NAME, default: the demo model)"),
+    "--processes": ("processes", "gateway processes that share the port, each with a core (PROCESSES)"),
     "--replicas": ("engine_replicas", "how many engines to start (ENGINE_REPLICAS)"),
     "--gpus": ("gpus", "GPUs for the engines, such as 0,1, or none (GPUS)"),
     "--tenants-file": ("tenants_file", "TOML file of tenants and their keys (TENANTS_FILE)"),
@@ -52,6 +53,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--quiet", action="store_true", help="neither greeting nor progress: only the log, and failures"
     )
+    parser.add_argument("--process", type=int, help=argparse.SUPPRESS)  # one of several, by its number
     parser.set_defaults(run=run)
 
 
@@ -62,9 +64,13 @@ def run(args: argparse.Namespace) -> int:
     early = held_back()
     try:
         settings = settings_from(args)
+        if settings.listen.processes > 1 and args.process is None:
+            from gllm.cli import several
+
+            return several.serve(settings, sys.argv[1:], quiet=args.quiet)
         from gllm.cli.serving import serve
 
-        return serve(settings, early, quiet=args.quiet)
+        return serve(settings, early, quiet=args.quiet or args.process is not None)
     except BadSetting as error:
         print(f"gllm: {error}", file=sys.stderr)
         return USAGE
@@ -77,4 +83,14 @@ def settings_from(args: argparse.Namespace) -> Settings:
     if args.engine_urls:
         flags["engine_urls"] = ",".join(args.engine_urls)
         flags["engine_type"] = args.engine_type or "external"
-    return Settings.load(**flags)
+    settings = Settings.load(**flags)
+    return settings if args.process is None else Settings.load(**flags, **_of_one(settings, args.process))
+
+
+def _of_one(settings: Settings, number: int) -> dict[str, Any]:
+    """What each of several processes has for itself. The first one has what a single one would."""
+    folder = settings.storage.state_dir
+    return {
+        "metrics_port": (settings.telemetry.metrics_port or 0) + number,
+        "state_dir": folder / f"process-{number}" if number else folder,
+    }

@@ -46,7 +46,8 @@ def serve(settings: Settings, early: MemoryHandler, *, quiet: bool = False) -> i
         sys.stderr = screen
     configure(settings.logs, early)
     try:
-        with listener(Address(settings.listen.host, settings.listen.port, "HOST", "add: --port ")) as listening:
+        at = Address(settings.listen.host, settings.listen.port, "HOST", "add: --port ")
+        with listener(at, share=settings.listen.processes > 1) as listening:
             urls = ", ".join(settings.engine.urls)
             progress = Progress(screen, f"waiting for {urls}" if urls else "starting")
             if quiet:

@@ -152,6 +152,38 @@ def test_what_is_no_base_url_is_refused(url: str) -> None:
     assert refusal({"ENGINE_URLS": url}).startswith("ENGINE_URLS must be base URLs like http://")
 
 
+SEVERAL = {
+    "PROCESSES": "2",
+    "REDIS_URL": "redis://127.0.0.1",
+    "ENGINE_URLS": "http://127.0.0.1:1",
+    "METRICS_PORT": "9100",
+}
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        (
+            "REDIS_URL",
+            "PROCESSES=2 needs REDIS_URL: without it each process would count limits, keys and usage for itself.",
+        ),
+        (
+            "ENGINE_URLS",
+            "PROCESSES=2 needs engines that run already, as each process would start its own: name them in "
+            "ENGINE_URLS, or set ENGINE_TYPE=workers.",
+        ),
+        (
+            "METRICS_PORT",
+            "PROCESSES=2 needs METRICS_PORT: each process tells its own metrics on a port of its own, from that one "
+            "on.",
+        ),
+    ],
+)
+def test_several_processes_need_what_they_are_to_share(lacking: str, said: str) -> None:
+    assert load(SEVERAL).listen.processes == 2
+    assert refusal({name: value for name, value in SEVERAL.items() if name != lacking}) == said
+
+
 def test_engine_urls_with_an_engine_to_start_are_a_contradiction() -> None:
     assert "contradict" in refusal({"ENGINE_URLS": "http://a", "ENGINE_TYPE": "vllm"})
 

@@ -1,0 +1,170 @@
+"""`gllm serve --processes 2`: to its clients it is one gateway, whatever becomes of one of its processes."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import running
+from tests.support.ports import free_port
+from tests.support.processes import Engine, GatewayProcess, Site, alive, comes_true
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.sockets import Raw, request
+from tests.support.tenancy import ADMIN, signed, write_tenants
+
+pytestmark = pytest.mark.alone
+
+COMPLETIONS = "/v1/completions"
+SHORT = {"prompt": "Docker is", "max_tokens": 2}
+LONG = {"prompt": "On and on", "max_tokens": 600, "ignore_eos": True, "stream": True}
+MINUTE = 10
+
+
+class Both:
+    """The gateway, and each of its processes by its own port."""
+
+    def __init__(self, gateway: GatewayProcess, first_port: int) -> None:
+        self.gateway = gateway
+        self.sites = [Site(first_port + number) for number in range(2)]
+
+    def processes(self) -> list[int]:
+        """Without their keepers, in the order of their numbers."""
+        words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in self.gateway.children()}
+        found = {int(each[each.index(b"--process") + 1]): pid for pid, each in words.items() if b"gllm.cli" in each[:5]}
+        return [found[number] for number in sorted(found)]
+
+    def answered(self) -> list[float]:
+        """Calls, by process."""
+        return [site.sum_of("llm_requests_total") for site in self.sites]
+
+    def ask(self, tenant: str = "free") -> httpx.Response:
+        """On a connection of its own, so that any process may get it."""
+        with httpx.Client(base_url=self.gateway.url, trust_env=False, timeout=30) as client:
+            return client.post(COMPLETIONS, json=SHORT, headers=signed(tenant))
+
+    def ask_many(self, count: int, tenant: str = "free") -> Counter[int]:
+        with ThreadPoolExecutor(8) as threads:
+            return Counter(each.status_code for each in threads.map(lambda _: self.ask(tenant), range(count)))
+
+
+@contextmanager
+def several(name: str, engine: Engine, logs: Path, redis: RedisServer) -> Iterator[Both]:
+    tenants, first_port = logs / f"{name}.toml", free_port()
+    write_tenants(tenants, {"free": {}, "minute": {"requests_per_minute": MINUTE}})
+    settings = {"ENGINE_URLS": engine.url, "TENANTS_FILE": str(tenants), "REDIS_URL": redis.url, "REDIS_TIMEOUT": "1"}
+    settings |= {"METRICS_PORT": str(first_port), "PROCESSES": "2", "DRAIN_SECONDS": "10"}
+    with running(GatewayProcess(name, free_port(), logs, **settings), "/livez") as gateway:
+        both = Both(gateway, first_port)
+        assert comes_true(lambda: all(site.answers("/readyz") for site in both.sites), 60)
+        yield both
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis-of-several")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def both(engine: Engine, logs: Path, redis: RedisServer) -> Iterator[Both]:
+    with several("several", engine, logs, redis) as both:
+        yield both
+
+
+def test_both_answer_and_each_tells_what_it_did(both: Both) -> None:
+    before = both.answered()
+    assert both.ask_many(64) == {200: 64}
+    here, there = (now - then for now, then in zip(both.answered(), before, strict=True))
+    assert (here > 0, there > 0, here + there) == (True, True, 64)
+
+
+def test_a_limit_is_exact_over_both(both: Both) -> None:
+    assert both.ask_many(3 * MINUTE, "minute") == {200: MINUTE, 429: 2 * MINUTE}
+
+
+def test_metrics_of_any_one_of_them_are_not_served_for_both(both: Both) -> None:
+    answer = both.gateway.http.get("/metrics", headers=signed(ADMIN))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_one_that_is_killed_comes_back_and_the_other_goes_on(both: Both) -> None:
+    dead, other = both.processes()
+    os.kill(dead, signal.SIGKILL)
+    assert comes_true(lambda: not alive(dead), 5)
+    assert both.ask_many(16) == {200: 16}
+    assert comes_true(lambda: both.sites[0].answers("/readyz"), 30)
+    back, same = both.processes()
+    assert (back != dead, same) == (True, other)
+    assert "gateway process 0 ended by itself: killed by SIGKILL" in both.gateway.log.read_text()
+    before = both.answered()
+    assert both.ask_many(64) == {200: 64}
+    assert all(now > then for now, then in zip(both.answered(), before, strict=True))
+
+
+def test_another_gateway_is_not_let_in_between_them(both: Both, logs: Path, engine: Engine, redis: RedisServer) -> None:
+    """Not even one of several, whose processes could take a part of the connections."""
+    settings = {"ENGINE_URLS": engine.url, "REDIS_URL": redis.url, "PROCESSES": "2"}
+    port = both.gateway.port
+    late = GatewayProcess("late", port, logs, **settings, METRICS_PORT=str(free_port()))
+    try:
+        assert late.wait(20) == 1
+        assert f"gllm: Port {port} on 127.0.0.1 is taken." in late.log.read_text()
+    finally:
+        late.end()
+
+
+def test_a_stop_lets_answers_finish_and_leaves_nobody(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    with several("stopped", engine, logs, redis) as both, ExitStack() as stack:
+        family = both.gateway.children()
+        lines = [f"{name}: {value}" for name, value in signed("free").items()]
+        clients = [stack.enter_context(Raw(both.gateway.port)) for _ in range(6)]
+        for client in clients:
+            client.say(request(COMPLETIONS, LONG, *lines))
+            client.until(b"data: ")
+        both.gateway.signal(signal.SIGTERM)
+        for client in clients:
+            client.until(b"data: [DONE]")
+        assert both.gateway.wait(20) == 0
+        assert not any(map(alive, family))
+
+
+def test_when_the_parent_is_killed_its_processes_end(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    with several("orphans", engine, logs, redis) as both:
+        family = both.gateway.children()
+        both.gateway.kill()
+        assert comes_true(lambda: not any(map(alive, family)), 10)
+
+
+def hopeless(engine: Engine, logs: Path, redis: RedisServer, **settings: str) -> tuple[int, str]:
+    """How one ended that could not start, and what it said."""
+    settings = {"ENGINE_URLS": engine.url, "REDIS_URL": redis.url, "PROCESSES": "2", **settings}
+    gateway = GatewayProcess("hopeless", free_port(), logs, **settings)
+    try:
+        assert comes_true(lambda: len(gateway.children()) > 1 or not gateway.running, 30)
+        family = gateway.children()
+        code = gateway.wait(30)
+        assert not any(map(alive, family))
+        return code, gateway.log.read_text()
+    finally:
+        gateway.end()
+
+
+def test_a_port_that_one_of_them_cannot_have_is_told_at_once(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    """The second one's for metrics is the engine's, who would answer there."""
+    code, said = hopeless(engine, logs, redis, METRICS_PORT=str(engine.port - 1))
+    assert (code, said.count("\n")) == (1, 1)
+    assert f"gllm: Port {engine.port} on 127.0.0.1 is taken." in said
+
+
+def test_what_cannot_start_says_why_and_is_not_tried_for_ever(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    tenants = logs / "no-such-file.toml"
+    code, said = hopeless(engine, logs, redis, METRICS_PORT=str(free_port()), TENANTS_FILE=str(tenants))
+    assert code > 0
+    assert str(tenants) in said
+    assert "started again" not in said
