@@ -53,7 +53,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--quiet", action="store_true", help="neither greeting nor progress: only the log, and failures"
     )
-    parser.add_argument("--process", type=int, help=argparse.SUPPRESS)  # one of several, by its number
+    parser.add_argument("--as-process", dest="process", type=int, help=argparse.SUPPRESS)  # one of several
     parser.set_defaults(run=run)
 
 

@@ -89,7 +89,7 @@ class Several:
 
     async def _live(self, number: int, http: httpx.AsyncClient) -> int:
         """One life, to its exit code. Being cancelled ends it, as a stop does."""
-        command = (*GLLM, *self._words, "--process", str(number))
+        command = (*GLLM, *self._words, "--as-process", str(number))
         process = await asyncio.create_subprocess_exec(
             sys.executable, str(Path(keeper.__file__)), str(self._grace_s), *command, stdin=asyncio.subprocess.PIPE
         )

@@ -36,7 +36,9 @@ class Both:
     def processes(self) -> list[int]:
         """Without their keepers, in the order of their numbers."""
         words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in self.gateway.children()}
-        found = {int(each[each.index(b"--process") + 1]): pid for pid, each in words.items() if b"gllm.cli" in each[:5]}
+        found = {
+            int(each[each.index(b"--as-process") + 1]): pid for pid, each in words.items() if b"gllm.cli" in each[:5]
+        }
         return [found[number] for number in sorted(found)]
 
     def answered(self) -> list[float]:
