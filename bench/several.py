@@ -9,13 +9,14 @@ more than requests a second. `--limits`: each request asks Redis for its tenant'
 
 import argparse
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,22 +34,24 @@ from bench.tenants import Tenant, file_of
 
 CONNECTIONS, TOKENS = 64, 16
 READY_S = 60.0
+GONE_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 @dataclass
 class Several:
     processes: int
     port: int
-    pid: int
+    process: subprocess.Popen[bytes]
+    log: Path
     requests_per_s: list[float] = field(default_factory=list)
     us_per_request: list[float] = field(default_factory=list)
     cores: list[float] = field(default_factory=list)
     failed: int = 0
 
     def measure(self, requests: Path, seconds: float, core: int) -> None:
-        before = tree.cpu_s(self.pid)
+        before = tree.cpu_s(self.process.pid)
         found = fire(Load(connections=CONNECTIONS, seconds=seconds), self.port, requests, core)
-        spent = tree.cpu_s(self.pid) - before
+        spent = tree.cpu_s(self.process.pid) - before
         self.requests_per_s.append(found.answered / found.seconds)
         self.us_per_request.append(spent / max(1, found.answered) * 1e6)
         self.cores.append(spent / found.seconds)
@@ -57,8 +60,9 @@ class Several:
     def await_answer(self, requests: Path, core: int) -> None:
         until = time.monotonic() + READY_S
         while not fire(Load(each=1, patience=5), self.port, requests, core).answered:
-            if time.monotonic() > until:
-                raise SystemExit(f"gllm serve --processes {self.processes} does not answer.")
+            if time.monotonic() > until or self.process.poll() is not None:
+                said = self.log.read_text(errors="replace")[-2_000:]
+                raise SystemExit(f"gllm serve --processes {self.processes} does not answer:\n{said}")
             time.sleep(0.2)
 
 
@@ -67,7 +71,18 @@ def redis(folder: Path) -> Iterator[str]:
     (port,) = free_ports(1)
     if shutil.which("redis-server") is None:
         raise SystemExit("There is no redis-server on the PATH.")
-    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    command = [
+        *GONE_WITH_US,
+        "redis-server",
+        "--port",
+        str(port),
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        str(folder),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         wait_for_port(port)
@@ -81,11 +96,11 @@ def redis(folder: Path) -> Iterator[str]:
 def serving(processes: int, urls: Sequence[str], redis_url: str, tenants: str, folder: Path) -> Iterator[Several]:
     folder.mkdir()
     (folder / "tenants.toml").write_text(tenants)
-    first, *_ = ports = free_ports(processes + 1)
+    (port,) = free_ports(1)
     settings = {
-        "PORT": str(first),
+        "PORT": str(port),
         "PROCESSES": str(processes),
-        "METRICS_PORT": str(max(ports) + 1),
+        "METRICS_PORT": str(_in_a_row(processes)),
         "ENGINE_URLS": ",".join(urls),
         "REDIS_URL": redis_url,
         "TENANTS_FILE": "tenants.toml",
@@ -93,13 +108,23 @@ def serving(processes: int, urls: Sequence[str], redis_url: str, tenants: str, f
         "QUEUE_CAPACITY": str(ROOM),
     }
     with (folder / "log").open("ab") as log:
-        command = [sys.executable, "-m", "gllm.cli", "serve", "--quiet"]
+        command = [*GONE_WITH_US, sys.executable, "-m", "gllm.cli", "serve", "--quiet"]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=settings)
     try:
-        yield Several(processes, first, process.pid)
+        yield Several(processes, port, process, folder / "log")
     finally:
         process.terminate()
         process.wait()
+
+
+def _in_a_row(count: int) -> int:
+    """The first of so many ports that are all free."""
+    while True:
+        (first,) = free_ports(1)
+        with ExitStack() as stack, suppress(OSError, OverflowError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
 
 
 def report(all_of_them: Sequence[Several]) -> str:
