@@ -48,7 +48,7 @@ class Several:
         self._url = near(settings.listen.host, port)
         self._grace_s = settings.listen.drain_s + SLACK_S
         self._probes = [_probes(settings, number) for number in range(settings.listen.processes)]
-        self._quiet = quiet
+        self._quiet = self._greeted = quiet
         self._up: set[int] = set()
 
     async def run(self) -> int:
@@ -113,10 +113,10 @@ class Several:
         self._greet()
 
     def _greet(self) -> None:
-        if not self._quiet and len(self._up) == len(self._probes):
+        if not self._greeted and len(self._up) == len(self._probes):
             print(f"{len(self._up)} gateway processes share {self._url}. Metrics and probes of each, for machines:")
             print("".join(f"  {url}\n" for url in self._probes), end="", flush=True)
-            self._quiet = True
+            self._greeted = True
 
 
 def _probes(settings: Settings, number: int) -> str:

@@ -134,6 +134,8 @@ def test_a_stop_lets_answers_finish_and_leaves_nobody(engine: Engine, logs: Path
             client.until(b"data: [DONE]")
         assert both.gateway.wait(20) == 0
         assert not any(map(alive, family))
+        said = both.gateway.log.read_text()
+        assert said.count("2 gateway processes share") == said.count("Stopping. Running answers may finish") == 1
 
 
 def test_when_the_parent_is_killed_its_processes_end(engine: Engine, logs: Path, redis: RedisServer) -> None:
