@@ -17,7 +17,7 @@ KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
 """Of our environment: no settings of a gateway that this machine runs, and no proxies."""
 
 READY_S = 90.0
-GONE_S = 5.0
+GONE_S = 15.0
 SETTLED_S = 0.3
 
 WORDS = 200
