@@ -1,8 +1,8 @@
 """What the gateway asks of an engine."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from app.generation import Call
 from app.reliability.limit import Load
@@ -13,23 +13,24 @@ PassOn = Callable[[bytes], bool]
 """Takes a block, at once and without waiting; whether it can take more."""
 
 
-@runtime_checkable
-class Flowing(Protocol):
-    """Blocks that need no task to be woken for each of them."""
-
-    async def flow(self, pass_on: PassOn) -> bool:
-        """As `flow` below."""
-        ...
-
-
 async def flow(blocks: AsyncIterator[bytes], pass_on: PassOn) -> bool:
-    """Hand on what comes: `True` as soon as no more can be taken, `False` when all has come."""
-    if isinstance(blocks, Flowing):
-        return await blocks.flow(pass_on)
+    """Hand on what comes: `True` as soon as no more can be taken, `False` when all has come. Blocks that have a `flow`
+    of their own need no task to be woken for each of them."""
+    own: Callable[[PassOn], Awaitable[bool]] | None = getattr(blocks, "flow", None)
+    if own is not None:
+        return await own(pass_on)
     async for block in blocks:
         if not pass_on(block):
             return True
     return False
+
+
+async def whole(blocks: AsyncIterator[bytes]) -> bytes:
+    """All that comes, at once. Blocks that have a `whole` of their own are one."""
+    own: Callable[[], Awaitable[bytes]] | None = getattr(blocks, "whole", None)
+    if own is not None:
+        return await own()
+    return b"".join([block async for block in blocks])
 
 
 class Engine(Protocol):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from app.clock import Clock
 from app.errors import Draining, GatewayError, RateLimited, WrongMethod
-from app.gateway.lifeline import Lifeline
+from app.gateway.lifeline import Direct, Lifeline
 from app.generation import Route
 from app.telemetry.record import Record
 from app.wire.answers import end_of
@@ -14,8 +14,6 @@ from app.wire.errors import error_event, error_json, row_of
 from app.wire.limits import limit_headers
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-Takes = Callable[[bytes], bool]
-"""Writes a part of a body at once, if the client takes it without being waited for."""
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -54,6 +52,7 @@ class Answer:
         "_begun",
         "_client",
         "_clock",
+        "_direct",
         "_record",
         "_write_limit_s",
         "committed",
@@ -62,7 +61,15 @@ class Answer:
 
     content_type = b"application/json"
 
-    def __init__(self, send: Send, client: Lifeline, record: Record, clock: Clock, write_limit_s: float) -> None:
+    def __init__(
+        self,
+        send: Send,
+        client: Lifeline,
+        record: Record,
+        clock: Clock,
+        write_limit_s: float,
+        direct: Direct | None = None,
+    ) -> None:
         self.committed = False
         self._begun = False
         """The head is written: no other can be."""
@@ -74,12 +81,14 @@ class Answer:
         self._record = record
         self._clock = clock
         self._write_limit_s = write_limit_s
+        self._direct = direct
 
     def also(self, headers: Headers) -> None:
         self._also += headers
 
     async def write(self, block: bytes) -> None:
-        await self._start(200, [(b"content-length", b"%d" % len(block))])
+        await self._send(self._head([(b"content-length", b"%d" % len(block))]))
+        self._begun = True
         await self._send({"type": "http.response.body", "body": block})
         self.complete = True
 
@@ -99,14 +108,16 @@ class Answer:
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Ends when the client has taken it, or the server has room to hold it for the client."""
-        self._client.writing(self._write_limit_s)
-        await self._asgi_send(message)
-        self._client.due = math.inf
+        if self._direct is None or not self._direct.tells(message):
+            self._client.writing(self._write_limit_s)
+            await self._asgi_send(message)
+            self._client.due = math.inf
 
-    async def _start(self, status: int, headers: Headers) -> None:
+    def _head(self, headers: Headers) -> dict[str, Any]:
+        """From now on no other answer is possible."""
         record = self._record
         self.committed = True
-        record.status = status
+        record.status = 200
         record.first_byte = self._clock()
         waited_ms = (record.first_byte - record.began) * 1e3
         if record.routed_by is not None:
@@ -119,14 +130,13 @@ class Answer:
             (b"server-timing", b"first_byte;dur=%.2f" % waited_ms),
             *self._also,
         )
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        self._begun = True
+        return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 class EventStream(Answer):
     """Blocks of whole events. A slow reader is waited for, so that it slows the engine."""
 
-    __slots__ = ("_ends", "_over", "_takes")
+    __slots__ = ("_ends", "_over")
 
     content_type = b"text/event-stream; charset=utf-8"
 
@@ -137,22 +147,27 @@ class EventStream(Answer):
         record: Record,
         clock: Clock,
         write_limit_s: float,
-        takes: Takes | None = None,
+        direct: Direct | None = None,
     ) -> None:
-        super().__init__(send, client, record, clock, write_limit_s)
-        self._takes = takes
+        super().__init__(send, client, record, clock, write_limit_s, direct)
         self._ends = end_of(record.endpoint)
         self._over = False
 
     async def write(self, block: bytes) -> None:
-        if not self.committed:
-            await self._start(200, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+        if not self._begun:
+            await self._send(self._stream_head())
+            self._begun = True
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
         if self._ends(block):
             self.complete = True
 
     def offer(self, block: bytes, *, last: bool) -> bool:
-        if not self._begun or self._takes is None or not self._takes(block):
+        direct = self._direct
+        if direct is None:
+            return False
+        if not self._begun:
+            self._begun = direct.tells(self._stream_head())
+        if not self._begun or not direct.takes(block):
             return False
         if last:
             self.complete = True
@@ -167,6 +182,9 @@ class EventStream(Answer):
             await super().fail(error)
         elif not self._over:
             await self._finish(b"" if self.complete else error_event(error, Route(self._record.endpoint)))
+
+    def _stream_head(self) -> dict[str, Any]:
+        return self._head([(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
 
     async def _finish(self, last: bytes) -> None:
         await self._send({"type": "http.response.body", "body": last, "more_body": False})

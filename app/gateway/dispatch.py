@@ -10,7 +10,7 @@ import msgspec
 from app.clock import Clock
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Lease
-from app.engines.base import flow
+from app.engines.base import flow, whole
 from app.errors import (
     DeadlinePassed,
     EngineBusy,
@@ -189,7 +189,7 @@ class Dispatch:
         call = self._begin(ticket.lease, relay.call, record)
         if not call.stream:
             async with ticket.lease.replica.engine.open(call) as blocks:
-                body = b"".join([block async for block in blocks])
+                body = await whole(blocks)
                 record.usage = usage_of(body)
                 ticket.finish()
             await out.write(body)

@@ -25,11 +25,11 @@ from app.errors import (
     Unforeseen,
     WrongMethod,
 )
-from app.gateway.answers import Answer, EventStream, Send, Takes, send_error
+from app.gateway.answers import Answer, EventStream, Send, send_error
 from app.gateway.auth import TENANT, Door, check_allowed, commands_workers
 from app.gateway.endpoints import PROBED
 from app.gateway.intake import Headers, Intake, check_media_type
-from app.gateway.lifeline import Connection, Lifeline, Receive
+from app.gateway.lifeline import Direct, Lifeline, Receive
 from app.gateway.pipeline import Pipeline
 from app.generation import Route
 from app.reliability.watch import Watch
@@ -52,8 +52,8 @@ BeginTrace = Callable[[Trace | None, str], Trace]
 RECORD = "gllm.record"
 """Where what is behind finds the record of its request."""
 
-CONNECTION = "gllm.connection"
-"""The ASGI extension under which our server protocol offers itself."""
+CLIENT = "gllm.client"
+"""The ASGI extension under which our own server offers more of a request's client than ASGI does (`Direct`)."""
 
 HOT_PATHS: dict[str, Route] = {
     **{route.value: route for route in Route},
@@ -135,23 +135,32 @@ class Edge:
         self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, record: Record
     ) -> None:
         """One call, from its head to its end, for as long as its client is there."""
+        extensions = scope.get("extensions")
+        direct: Direct | None = extensions.get(CLIENT) if extensions else None
         try:
             try:
-                async with self._lifeline(scope, receive) as client:
-                    await self._way_through(route, scope, headers, client, send, record)
+                async with Lifeline(receive, self._watch, direct) as client:
+                    await self._way_through(route, scope, headers, client, send, record, direct)
             except BodyTooSlow as error:  # its block ended with it: the answer has one of its own
                 _failed(record, error)
-                async with self._lifeline(scope, receive) as client:
+                async with Lifeline(receive, self._watch, direct) as client:
                     await Answer(send, client, record, self._clock, self._limits.write_timeout_s).fail(error)
         except ClientGone as error:
             _failed(record, error)
             record.status = row_of(error).status
 
     async def _way_through(
-        self, route: Route, scope: Scope, headers: Headers, client: Lifeline, send: Send, record: Record
+        self,
+        route: Route,
+        scope: Scope,
+        headers: Headers,
+        client: Lifeline,
+        send: Send,
+        record: Record,
+        direct: Direct | None,
     ) -> None:
         """Every error of the way is answered here, once."""
-        out = Answer(send, client, record, self._clock, self._limits.write_timeout_s)
+        out = Answer(send, client, record, self._clock, self._limits.write_timeout_s, direct)
         try:
             tenant = self._admit(scope, headers, record, self._door.admit)
             self._check_head(scope, headers)
@@ -166,7 +175,7 @@ class Edge:
             if record.story is not None:
                 record.story.asked = Asked.of(call)
             if call.stream:
-                out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s, _takes(scope))
+                out = EventStream(send, client, record, self._clock, self._limits.write_timeout_s, direct)
             if b"x-priority" in headers:
                 out.also([(b"x-gllm-priority", call.priority.name.lower().encode())])  # it may be less than was asked
             await self._pipeline.serve(call, out, record)
@@ -222,9 +231,6 @@ class Edge:
         if int(headers.get(b"content-length", 0)) > self._limits.max_body_bytes:
             raise BodyTooLarge
 
-    def _lifeline(self, scope: Scope, receive: Receive) -> Lifeline:
-        return Lifeline(receive, self._watch, _connection(scope))
-
     def _request_id(self, headers: Headers) -> str:
         given = headers.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
@@ -243,16 +249,6 @@ def _outcome_of(status: int) -> Outcome:
     if status < 400:
         return Outcome.OK
     return Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_FAILED
-
-
-def _connection(scope: Scope) -> Connection | None:
-    extensions = scope.get("extensions")
-    return extensions.get(CONNECTION) if extensions else None
-
-
-def _takes(scope: Scope) -> Takes | None:
-    connection = _connection(scope)
-    return None if connection is None else connection.taker(scope)
 
 
 def _check_doubles(names: list[bytes]) -> None:

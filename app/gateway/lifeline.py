@@ -16,32 +16,40 @@ from app.reliability.watch import Watch
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
-class Connection(Protocol):
-    """What our own server protocol offers beyond ASGI (`protocol`): it spares a task per request."""
+class Direct(Protocol):
+    """One request, as our own server has it beside ASGI (`cycle`): it spares a task, and most of the waiting."""
 
     on_lost: Callable[[], None] | None
+
+    def whole_body(self) -> bytes | None:
+        """If all of it has come already."""
+        ...
+
+    def tells(self, message: dict[str, Any]) -> bool:
+        """As ASGI's `send`, if nobody has to be waited for. Otherwise nothing is written."""
+        ...
+
+    def takes(self, part: bytes) -> bool:
+        """A part of a body without a length, as `tells`."""
+        ...
 
     def abort(self) -> None: ...
 
     def answer_is_last(self) -> None: ...
 
-    def taker(self, scope: dict[str, Any]) -> Callable[[bytes], bool] | None:
-        """What writes a part of the body that answers this request, if that can be done at once."""
-        ...
-
 
 class Lifeline:
     """As a block: the work inside lasts as long as the client."""
 
-    __slots__ = ("_connection", "_cut_by", "_overdue", "_receive", "_task", "_watch", "_watcher", "complete", "due")
+    __slots__ = ("_cut_by", "_direct", "_overdue", "_receive", "_task", "_watch", "_watcher", "complete", "due")
 
-    def __init__(self, receive: Receive, watch: Watch, connection: Connection | None) -> None:
+    def __init__(self, receive: Receive, watch: Watch, direct: Direct | None) -> None:
         self.due = math.inf
         self.complete = False
         """The whole request has arrived: the connection can be kept."""
         self._receive = receive
         self._watch = watch
-        self._connection = connection
+        self._direct = direct
         self._watcher: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._overdue: type[GatewayError] = ClientStalled
@@ -50,8 +58,8 @@ class Lifeline:
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
         self._watch.add(self)
-        if self._connection is not None:
-            self._connection.on_lost = self._gone
+        if self._direct is not None:
+            self._direct.on_lost = self._gone
         return self
 
     async def __aexit__(
@@ -59,20 +67,49 @@ class Lifeline:
     ) -> None:
         task, self._task = self._task, None
         self._watch.discard(self)
-        if self._connection is not None and self._connection.on_lost == self._gone:  # else the next request is there
-            self._connection.on_lost = None
+        if self._direct is not None:
+            self._direct.on_lost = None
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait((self._watcher,))
         if self._cut_by is not None and task is not None:
             ours_alone = task.uncancel() == 0
-            if self._connection is not None and isinstance(self._cut_by, ClientGone):
-                self._connection.abort()
+            if self._direct is not None and isinstance(self._cut_by, ClientGone):
+                self._direct.abort()
             if ours_alone and kind is asyncio.CancelledError:
                 raise self._cut_by from None
 
     async def body(self, max_bytes: int, limit_s: float) -> bytes:
         """The whole body; refused as soon as it is larger or slower than allowed."""
+        body = None if self._direct is None else self._direct.whole_body()
+        if body is None:
+            body = await self._body(max_bytes, limit_s)
+        if len(body) > max_bytes:
+            raise BodyTooLarge
+        self.complete = True
+        if self._direct is None:
+            self._watcher = asyncio.get_running_loop().create_task(self._listen())
+        return body
+
+    def answer_is_last(self) -> bool:
+        """Before an answer: must the connection end with it, because the rest of the request is still on its way?"""
+        if not self.complete and self._direct is not None:
+            self._direct.answer_is_last()
+        return not self.complete
+
+    def abandon(self) -> None:
+        """An answer that was begun cannot go on. Any other server closes the connection by itself when we return."""
+        if self._direct is not None:
+            self._direct.abort()
+
+    def writing(self, limit_s: float) -> None:
+        """A write begins: the client has this long to take it. `due = inf` when it has."""
+        self.due = self._watch.clock() + limit_s
+
+    def expire(self, now: float) -> None:
+        self._cut(self._overdue())
+
+    async def _body(self, max_bytes: int, limit_s: float) -> bytes:
         self._overdue = BodyTooSlow
         self.due = self._watch.clock() + limit_s
         body, more = await self._part()
@@ -87,30 +124,7 @@ class Lifeline:
             body = b"".join(parts)
         self.due = math.inf
         self._overdue = ClientStalled
-        if len(body) > max_bytes:
-            raise BodyTooLarge
-        self.complete = True
-        if self._connection is None:
-            self._watcher = asyncio.get_running_loop().create_task(self._listen())
         return body
-
-    def answer_is_last(self) -> bool:
-        """Before an answer: must the connection end with it, because the rest of the request is still on its way?"""
-        if not self.complete and self._connection is not None:
-            self._connection.answer_is_last()
-        return not self.complete
-
-    def abandon(self) -> None:
-        """An answer that was begun cannot go on. Any other server closes the connection by itself when we return."""
-        if self._connection is not None:
-            self._connection.abort()
-
-    def writing(self, limit_s: float) -> None:
-        """A write begins: the client has this long to take it. `due = inf` when it has."""
-        self.due = self._watch.clock() + limit_s
-
-    def expire(self, now: float) -> None:
-        self._cut(self._overdue())
 
     async def _part(self) -> tuple[bytes, bool]:
         message = await self._receive()

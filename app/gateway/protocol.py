@@ -11,13 +11,14 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import BodyTooSlow, GatewayError, HeadersTooLarge, MalformedHttp
 from app.gateway.answers import headers_of
 from app.gateway.bell import Bell
 from app.gateway.cycle import Cycle
-from app.gateway.edge import CONNECTION
+from app.gateway.edge import CLIENT
 from app.reliability.watch import Watch
 from app.wire.errors import error_json, row_of
 
@@ -34,11 +35,12 @@ class GatewayProtocol(HttpToolsProtocol):
     is between an answer and the next head: nobody keeps a connection for nothing."""
 
     # Beside uvicorn's own attributes: of more than thirty Python would keep a table for each connection.
-    __slots__ = ("_head_bytes", "_in_head", "_refused", "due", "on_lost", "url")
+    __slots__ = ("_answered", "_head_bytes", "_in_head", "_refused", "due", "url")
 
     watch: Watch
     max_head_bytes: int
     head_timeout_s: float
+    cycle: Any
     pipeline: Any
 
     @classmethod
@@ -51,7 +53,8 @@ class GatewayProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow._is_writable_event = cast(Any, Bell(rung=True))
         self.pipeline = []  # as a deque it would be the largest thing that a connection has
-        self.on_lost: Callable[[], None] | None = None
+        self._answered: Cycle | None = None
+        """The request that is being answered. It is not the last that has come, if there are some behind it."""
         self._in_head = True
         self._head_bytes = 0
         self._refused = False
@@ -61,21 +64,12 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.watch.discard(self)
         super().connection_lost(exc)
-        if self.on_lost is not None:
-            self.on_lost()
+        if self._answered is not None:
+            self._answered.lost()
 
-    def abort(self) -> None:
-        """Close without sending what a stalled reader has not taken."""
-        self.transport.abort()
-
-    def answer_is_last(self) -> None:
-        """The client is still sending what nobody will read. Closing on it would take the answer back with a reset."""
+    def _answer_is_last(self) -> None:
         self._refused = True
-        self.cycle.transport = cast(Transport, _Lingering(self.transport, self._linger))
-
-    def taker(self, scope: dict[str, Any]) -> Callable[[bytes], bool] | None:
-        cycle: Any = self.cycle  # another's, if there are requests behind this one already
-        return cycle.takes if cycle is not None and cycle.scope is scope else None
+        self.cycle.transport = _Lingering(self.transport, self._linger)
 
     def _linger(self) -> None:
         self.transport.write_eof()
@@ -111,9 +105,19 @@ class GatewayProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(request_line + head + b"\r\n" + rest)
 
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body = cycle.body + body if cycle.body else body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
     def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+        if not self.parser.should_upgrade() and not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -139,13 +143,26 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _begin(self) -> None:
         """What uvicorn does here, with a cycle of ours; without what we have switched off."""
-        version = self.parser.get_http_version()
+        parser = self.parser
+        version = parser.get_http_version()
+        method = parser.get_method().decode("ascii")
         path, raw_path, query = _target(self.url)
-        scope: Any = {
+        before = self.cycle
+        cycle = self.cycle = Cycle(
+            method,
+            self.transport,
+            self.flow,
+            self.server_state.default_headers,
+            self.on_response_complete,
+            self._answer_is_last,
+            expects_100=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+        )
+        scope = {
             "type": "http",
             "asgi": ASGI,
             "http_version": version,
-            "method": self.parser.get_method().decode("ascii"),
+            "method": method,
             "scheme": self.scheme,
             "path": path,
             "raw_path": raw_path,
@@ -155,27 +172,19 @@ class GatewayProtocol(HttpToolsProtocol):
             "client": self.client,
             "server": self.server,
             "state": self.app_state.copy(),
-            "extensions": {CONNECTION: self},
+            "extensions": {CLIENT: cycle},
         }
-        before = self.cycle
-        cycle = self.cycle = Cycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=cast(Any, Bell()),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
         if before is None or before.response_complete:
-            self._start_asgi_task(cycle, self.app)
+            self._start(cycle, scope)
         else:  # pipelined: it waits for its turn
             self.flow.pause_reading()
-            self.pipeline.append((cycle, self.app))
+            self.pipeline.append((cycle, scope))
+
+    def _start(self, cycle: Cycle, scope: dict[str, Any]) -> None:
+        self._answered = cycle
+        task = self.loop.create_task(cycle.run(self.app, scope))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def on_response_complete(self) -> None:
         """As uvicorn does, without a timer for each answer that nearly always is for nothing."""
@@ -184,7 +193,7 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop(0))
+            self._start(*self.pipeline.pop(0))
         elif not self._in_head:
             self.due = self.watch.clock() + self.timeout_keep_alive
 
@@ -204,9 +213,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.due = math.inf
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            if (
-                cycle.response_started or not cycle.more_body
-            ):  # an earlier request on this connection waits for its answer
+            if cycle.started or not cycle.more_body:  # an earlier request on this connection waits for its answer
                 self.transport.abort()
                 return
             cycle.disconnected = True  # its head was well, its body is not: it ends here

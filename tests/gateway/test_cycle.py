@@ -1,7 +1,6 @@
 """What goes out on the connection, and in how many writes."""
 
 import asyncio
-import logging
 from typing import Any, cast
 
 import pytest
@@ -33,19 +32,15 @@ class Flow:
 
 
 def cycle(wire: Wire, method: str = "POST", *, keep_alive: bool = True) -> Cycle:
-    log = logging.getLogger("test")
     return Cycle(
-        scope=cast(Any, {"method": method}),
-        transport=cast(Any, wire),
-        flow=cast(Any, Flow()),
-        logger=log,
-        access_logger=log,
-        access_log=False,
-        default_headers=[(b"date", b"today")],
-        message_event=asyncio.Event(),
-        expect_100_continue=False,
+        method,
+        cast(Any, wire),
+        cast(Any, Flow()),
+        [(b"date", b"today")],
+        lambda: None,
+        lambda: None,
+        expects_100=False,
         keep_alive=keep_alive,
-        on_response=lambda: None,
     )
 
 
@@ -156,9 +151,101 @@ async def test_whoever_is_gone_is_written_nothing() -> None:
 
 async def test_a_body_that_is_there_is_read_at_once_and_the_next_question_waits() -> None:
     one = cycle(Wire())
-    one.body += b"{}"
-    one.more_body = False
-    one.message_event.set()
+    arrived(one, b"{}")
     assert await one.receive() == {"type": "http.request", "body": b"{}", "more_body": False}
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(one.receive(), 0.01)
+
+
+def arrived(one: Cycle, data: bytes) -> None:
+    one.body, one.more_body = data, False
+    one.message_event.set()
+
+
+async def test_a_whole_body_is_given_once_and_without_waiting() -> None:
+    one = cycle(Wire())
+    assert one.whole_body() is None
+    one.body = b"{"
+    one.message_event.set()
+    assert one.whole_body() is None
+    arrived(one, b"{}")
+    assert one.whole_body() == b"{}"
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(one.receive(), 0.01)
+
+
+async def test_of_whoever_is_gone_no_body_is_looked_at() -> None:
+    one = cycle(Wire())
+    arrived(one, b"{}")
+    one.lost()
+    assert one.whole_body() is None
+    assert await one.receive() == {"type": "http.disconnect"}
+
+
+async def test_what_is_told_at_once_is_what_is_sent() -> None:
+    wires = Wire(), Wire()
+    messages: list[dict[str, Any]] = [
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]},
+        {"type": "http.response.body", "body": b"{}"},
+    ]
+    sends, tells = map(cycle, wires)
+    for message in messages:
+        await sends.send(message)
+        assert tells.tells(message)
+    assert wires[0].writes == wires[1].writes
+    assert sends.response_complete
+    assert tells.response_complete
+
+
+async def test_nothing_is_told_at_once_to_whoever_must_be_waited_for_or_is_gone() -> None:
+    wire, flow = Wire(), Flow()
+    one = cycle(wire)
+    one.flow = cast(Any, flow)
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    flow.write_paused = True
+    assert not one.tells(start)
+    flow.write_paused = False
+    one.disconnected = True
+    assert not one.tells(start)
+    assert wire.writes == []
+    assert not one.started
+
+
+async def test_a_client_that_goes_is_told_to_whoever_works_for_it_also_after_the_answer() -> None:
+    told: list[str] = []
+    one = cycle(Wire())
+    one.on_lost = lambda: told.append("lost")
+    one.lost()
+    assert (told, one.disconnected) == (["lost"], True)
+    done = cycle(Wire())
+    done.on_lost = lambda: told.append("late")
+    await begin(done, (b"content-length", b"0"))
+    await body(done, b"")
+    done.lost()
+    assert (told, done.disconnected) == (["lost", "late"], False)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+async def test_an_application_that_does_not_answer_to_the_end_closes_the_connection(begins: bool) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if begins:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("a defect")
+
+    wire = Wire()
+    one = cycle(wire)
+    await one.run(app, {})
+    assert wire.closed
+
+
+async def test_after_its_end_a_request_holds_nothing_of_its_connection() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    called: list[str] = []
+    one = cycle(Wire())
+    one._on_response = lambda: called.append("answered")
+    await one.run(app, {})
+    one._on_response()
+    assert called == ["answered"]

@@ -51,8 +51,14 @@ class Line:
     def abort(self) -> None:
         self.aborted += 1
 
-    def taker(self, scope: dict[str, Any]) -> None:
+    def whole_body(self) -> None:
         return None
+
+    def tells(self, message: dict[str, Any]) -> bool:
+        return False
+
+    def takes(self, part: bytes) -> bool:
+        return False
 
     def lost(self) -> None:
         if self.on_lost is not None:
@@ -485,22 +491,3 @@ async def test_an_overdue_wait_is_cut_once_however_often_it_is_swept(build: Buil
     with pytest.raises(ClientGone):
         await task
     assert task.cancelling() == 0
-
-
-async def test_a_request_that_leaves_late_does_not_deafen_the_next_one_on_its_connection() -> None:
-    watch, line = Watch(FakeClock()), Line()
-    first, second = (Lifeline(Client(b"{}").receive, watch, line) for _ in range(2))
-
-    async def next_one() -> None:
-        async with second:
-            await second.body(LIMIT, 10)
-            await for_ever()
-
-    async with first:
-        await first.body(LIMIT, 10)
-        task = asyncio.create_task(next_one())
-        await until(lambda: second.complete)
-    line.lost()
-    await until(task.done)
-    assert isinstance(task.exception(), ClientGone)
-    assert line.on_lost is None

@@ -287,3 +287,27 @@ async def test_a_target_may_be_escaped_and_may_have_a_query(served: Served) -> N
         assert (await client.answer())[0] == 200
         await client.say(request(path="/livez?verbose", method="GET", body=b""))
         assert (await client.answer())[0] == 200
+
+
+STREAM = request(json.dumps(asking(stream=True)).encode())
+
+
+async def test_a_hang_up_is_told_to_the_request_that_is_answered_also_if_others_wait_behind_it(build: Build) -> None:
+    house = await build(only=Scripted(stall_at=1))
+    async with serving(house.gateway) as port:
+        async with RawClient.to(port) as client:
+            await client.say(STREAM + request())
+            await until(lambda: house.engine.running == 1, steps=100_000)
+        await until(lambda: house.engine.running == 0, steps=100_000)
+        assert house.gateway.admission.entered == 1
+
+
+async def test_a_hang_up_is_told_to_the_next_request_of_a_connection_too(build: Build) -> None:
+    house = await build(only=Scripted(stall_at=1))
+    async with serving(house.gateway) as port:
+        async with RawClient.to(port) as client:
+            await client.say(request(b"{}"))
+            assert (await client.answer())[0] == 400
+            await client.say(STREAM)
+            await until(lambda: house.engine.running == 1, steps=100_000)
+        await until(lambda: house.engine.running == 0, steps=100_000)

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from app.gateway.edge import CONNECTION, Scope
+from app.gateway.edge import CLIENT, Scope
 from tests.simulation.history import Seen
 from tests.simulation.world import Manner, Visit
 
 
 class _Line:
-    """Our own server's side of the connection (`app.gateway.lifeline.Connection`)."""
+    """Our own server's side of the connection (`app.gateway.lifeline.Direct`)."""
 
     def __init__(self, client: "Client") -> None:
         self.on_lost: Callable[[], None] | None = None
@@ -23,8 +23,14 @@ class _Line:
     def answer_is_last(self) -> None:
         """Its own part of this is bytes on a socket, which there is none of here."""
 
-    def taker(self, scope: Scope) -> Callable[[bytes], bool]:
-        return self._client.takes
+    def whole_body(self) -> bytes | None:
+        return self._client.whole_body()
+
+    def tells(self, message: dict[str, Any]) -> bool:
+        return self._client.tells(message)
+
+    def takes(self, part: bytes) -> bool:
+        return self._client.tells({"type": "http.response.body", "body": part, "more_body": True})
 
 
 class Client:
@@ -99,7 +105,7 @@ class Client:
             "headers": self.visit.headers(),
             "server": ("127.0.0.1", 8000),
             "client": ("127.0.0.1", 50_000),
-            "extensions": {} if self._line is None else {CONNECTION: self._line},
+            "extensions": {} if self._line is None else {CLIENT: self._line},
         }
 
     async def _receive(self) -> dict[str, Any]:
@@ -128,11 +134,19 @@ class Client:
             self.seen.longest_block_s = max(self.seen.longest_block_s, waited)
         self._note(message, began)
 
-    def takes(self, part: bytes) -> bool:
-        """A part of a stream, if nobody has to wait for that."""
+    def whole_body(self) -> bytes | None:
+        """As a server has it: whole where it came in one part, and at once."""
+        if self._taken or len(self._parts) > 1 or self.visit.part_after_s or self._gone.is_set():
+            return None
+        self._taken = 1
+        self.seen.body_sent = self._loop.time()
+        return self._parts[0]
+
+    def tells(self, message: dict[str, Any]) -> bool:
+        """If nobody has to wait for that."""
         if self._gone.is_set() or self._stalls() or self.visit.read_pace_s:
             return False
-        self._note({"type": "http.response.body", "body": part, "more_body": True}, self._loop.time())
+        self._note(message, self._loop.time())
         return True
 
     def _note(self, message: dict[str, Any], began: float) -> None:

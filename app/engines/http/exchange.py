@@ -111,7 +111,9 @@ class HttpExchange:
         assert connection is not None, "an exchange gives nothing outside its block"
         cutter = self._cutter
         if cutter is None:
-            return await self._whole(connection)
+            if self._given:
+                raise StopAsyncIteration
+            return await self.whole()
         while True:
             if connection.size:
                 block = cutter.feed(connection.take())
@@ -124,6 +126,20 @@ class HttpExchange:
                 if connection.begun:
                     self._allow(self._timeouts.idle_s)
                 await connection.changed()
+
+    async def whole(self) -> bytes:
+        connection = self._connection
+        assert connection is not None, "an exchange gives nothing outside its block"
+        while not connection.complete:
+            if connection.paused:
+                raise EngineNonsense("The engine's answer is larger than the gateway accepts.")
+            if connection.fault is not None:
+                raise connection.fault
+            if connection.begun:
+                self._allow(self._timeouts.idle_s)
+            await connection.changed()
+        self._given = True
+        return connection.take()
 
     async def flow(self, pass_on: PassOn) -> bool:
         """What comes while this waits goes on within the very callback that has read it."""
@@ -225,20 +241,6 @@ class HttpExchange:
                 raise connection.fault
             await connection.changed()
         return connection
-
-    async def _whole(self, connection: Connection) -> bytes:
-        if self._given:
-            raise StopAsyncIteration
-        while not connection.complete:
-            if connection.paused:
-                raise EngineNonsense("The engine's answer is larger than the gateway accepts.")
-            if connection.fault is not None:
-                raise connection.fault
-            if connection.begun:
-                self._allow(self._timeouts.idle_s)
-            await connection.changed()
-        self._given = True
-        return connection.take()
 
     async def _refused(self, connection: Connection) -> EngineError:
         """What the engine's error means, read from as much of it as comes."""
