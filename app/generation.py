@@ -19,7 +19,7 @@ class Route(StrEnum):
     DETOKENIZE = "/detokenize"
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, array_like=True):
     """Tokens, as the engine itself counted them."""
 
     prompt_tokens: int = 0
@@ -71,7 +71,7 @@ class Call(msgspec.Struct, frozen=True):
     """The chain of its prompt, where the choice of a replica looks at prompts."""
 
 
-class Expected(msgspec.Struct, frozen=True):
+class Expected(msgspec.Struct, frozen=True, array_like=True):
     """What a call will use, estimated before it is made."""
 
     prompt_tokens: int

@@ -32,7 +32,7 @@ class Kind(StrEnum):
     CONCURRENT = "concurrent"
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
+class Standing(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """How one limit stands, once a request has taken its part or was refused it."""
 
     kind: Kind

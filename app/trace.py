@@ -7,7 +7,7 @@ import msgspec
 SAMPLED = 1
 
 
-class Trace(msgspec.Struct, frozen=True):
+class Trace(msgspec.Struct, frozen=True, array_like=True):
     """One span: which trace it is in, which one it is, and whether anybody keeps it."""
 
     trace_id: str

@@ -2,8 +2,11 @@
 explained (`explaining`) when somebody asks.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
+
+import msgspec
 
 from app.generation import Route
 from app.telemetry.base import Backend
@@ -11,6 +14,9 @@ from app.telemetry.record import Record
 from app.telemetry.story import Story
 
 CALLS = frozenset(Route)
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Record).decode
 
 
 class Journal(Backend):
@@ -21,7 +27,9 @@ class Journal(Backend):
         """`most`: of those that have ended. Those that run are all here."""
         self.most = most
         self._running: dict[int, Record] = {}
-        self._ended: deque[Record] = deque(maxlen=most)
+        self._ended: deque[tuple[str, bytes | Record]] = deque(maxlen=most)
+        """By id, packed: a thousand calls' objects would go round through the processor's caches, and each new call
+        would be built from memory that is in none. That was a tenth of what a request costs."""
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
@@ -34,13 +42,19 @@ class Journal(Backend):
     def ended(self, record: Record) -> None:
         if record.story is not None:
             del self._running[id(record)]
-            self._ended.append(record)
+            self._ended.append((record.id, _pack(record) if record.made is None else record))
 
     def newest(self) -> Iterator[Record]:
         """Those that run, newest first; then those that have ended, the last one to end first."""
         yield from reversed(self._running.values())
-        yield from reversed(self._ended)
+        yield from (_unpacked(kept) for _, kept in reversed(self._ended))
 
     def find(self, request_id: str) -> Record | None:
         """Clients may give one id to many calls: the newest."""
-        return next((record for record in self.newest() if record.id == request_id), None)
+        running = (record for record in reversed(self._running.values()) if record.id == request_id)
+        ended = (_unpacked(kept) for each, kept in reversed(self._ended) if each == request_id)
+        return next(itertools.chain(running, ended), None)
+
+
+def _unpacked(kept: bytes | Record) -> Record:
+    return _unpack(kept) if isinstance(kept, bytes) else kept

@@ -29,7 +29,7 @@ class Reason(StrEnum):
     """Those that have read it have too much to do; this one had less."""
 
 
-class Attempt(msgspec.Struct, gc=False):
+class Attempt(msgspec.Struct, gc=False, array_like=True):
     """One replica's part in a request.
 
     Here and in `Record`, no cycle can be: the collector need not look through the thousands that a journal keeps.
@@ -75,7 +75,7 @@ class Keyed(StrEnum):
     STORE_DOWN = "store_down"
 
 
-class Record(msgspec.Struct, gc=False):
+class Record(msgspec.Struct, gc=False, array_like=True):
     id: str
     endpoint: str
     """The route's own path, never the client's spelling: it becomes a label."""

@@ -38,7 +38,7 @@ Options = tuple[Sequence[Seen], int, tuple[tuple[str, str], ...]]
 that were not, by name and in which state."""
 
 
-class Stood(msgspec.Struct, gc=False):
+class Stood(msgspec.Struct, gc=False, array_like=True):
     """One stay in the line. What is predicted is of the moment when it came."""
 
     since: float
@@ -63,7 +63,7 @@ class Stood(msgspec.Struct, gc=False):
     """The request that got its place."""
 
 
-class Refusal(msgspec.Struct, frozen=True, gc=False):
+class Refusal(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What its client was told."""
 
     message: str
@@ -93,7 +93,7 @@ class NotRetried(StrEnum):
     """The budget for retries was spent, or the call's time."""
 
 
-class Asked(msgspec.Struct, frozen=True, gc=False):
+class Asked(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What is told of a call; not what it says."""
 
     expires_at: float
@@ -107,7 +107,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
         return cls(call.expires_at, call.key is not None, call.session != "", len(call.body))
 
 
-class Story(msgspec.Struct, gc=False):
+class Story(msgspec.Struct, gc=False, array_like=True):
     asked: Asked | None = None
     """`None`: it did not come to a call."""
     expected: Expected | None = None
