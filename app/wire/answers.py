@@ -137,6 +137,8 @@ class ChatStream:
     @property
     def usage(self) -> Usage | None:
         """As far as it is known now."""
+        if not self._latest:
+            return self._usage
         read = {index: read_usage(Raw(count), self._usage) for index, count in self._latest.items()}
         known = {index: usage for index, usage in read.items() if usage is not None}
         return _sum(known, self._per_prompt) if known else self._usage
@@ -154,7 +156,7 @@ class ChatStream:
         if block.find(b'"error"') >= 0:
             self._check(block)
         if block.find(b"[DONE]") >= 0:
-            self.ended = self.ended or any(data_of(one) == b"[DONE]" for one in split(block))
+            self.ended = self.ended or any(one == DONE or data_of(one) == b"[DONE]" for one in split(block)[::-1])
         return shown
 
     def close(self) -> None:

@@ -21,12 +21,16 @@ def event(payload: Any) -> bytes:
 
 def data_of(one: bytes) -> bytes:
     """What an event carries. Only `data:` lines count; more than one are joined by newlines, as the standard says."""
+    if one.startswith(b"data: ") and one.find(b"\n") == len(one) - 2 and one.find(b"\r") < 0:  # as nearly all are
+        return one[6:-2]
     lines = [line[5:].removeprefix(b" ") for line in one.splitlines() if line.startswith(b"data:")]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
 def split(block: bytes) -> list[bytes]:
     """The single events of a block of whole ones, each with its blank line."""
+    if block.endswith(b"\n\n") and block.find(b"\n\n\n") < 0 and block.find(b"\r") < 0:  # as nearly all are
+        return [one + b"\n\n" for one in block[:-2].split(b"\n\n")]
     ends = [border.end() for border in _BLANK_LINES.finditer(block)]
     return [block[start:end] for start, end in pairwise((0, *ends, len(block))) if start < end]
 

@@ -1,6 +1,8 @@
 """Event streams as bytes: however the network tears them, whole events come out, and nothing is lost or added."""
 
+import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -128,3 +130,17 @@ def test_an_event_that_we_write_is_one_line_of_json() -> None:
     assert one.endswith(b"\n\n")
     assert json.loads(data_of(one)) == payload
     assert data_of(DONE) == b"[DONE]"
+
+
+PIECES = (b"data: ", b"data:", b"a", b"\n", b"\n\n", b"\r\n", b"\r", b" ", b"event: x\n")
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_what_is_usual_is_read_as_anything_else_is(count: int) -> None:
+    """There are short cuts for it."""
+    for pieces in itertools.product(PIECES, repeat=count):
+        block = b"".join(pieces)
+        lines = [line[5:].removeprefix(b" ") for line in block.splitlines() if line.startswith(b"data:")]
+        assert data_of(block) == b"\n".join(lines)
+        marked = re.sub(rb"\n(?:\r?\n)+", rb"\g<0>|", block)
+        assert split(block) == [one for one in marked.split(b"|") if one]
