@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from app.clock import Clock
+from app.reliability.stores.bundle import Bundle
 from app.reliability.stores.patience import Patience
 from app.reliability.stores.redis_pool import Command, ExchangeFailed, Part, Pool, UnusableStore, connector
 
@@ -80,8 +81,14 @@ class SharedStore:
         self._doubted = asyncio.Event()
         connect = connector(url)
         self._prompt = Pool(CONNECTIONS, connect, clock)
+        self._bundle = Bundle(self._prompt, timeout_s, clock)
         self._patient = Pool(PATIENT_CONNECTIONS, connect, clock)
         self._secret = unquote(urlsplit(url).password or "")
+
+    @property
+    def longest_s(self) -> float:
+        """Nothing takes longer that is to be answered at once, also where our own loop is late."""
+        return 2 * self._timeout_s
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Part] = ()) -> Any:
         """What the script returns. Keys of one script share a hash tag (`gllm:{tag}:…`): Redis Cluster asks for it."""
@@ -112,6 +119,7 @@ class SharedStore:
             await asyncio.sleep(AFTER_DOUBT_S)
 
     async def aclose(self) -> None:
+        await self._bundle.aclose()
         await self._prompt.aclose()
         await self._patient.aclose()
 
@@ -125,12 +133,14 @@ class SharedStore:
 
     async def _answers(self, commands: Sequence[Command], timeout_s: float | None = None) -> list[Any]:
         """Errors that concern the command alone stand among them."""
-        pool, limit_s = (self._prompt, self._timeout_s) if timeout_s is None else (self._patient, timeout_s)
         try:
-            async with Patience(limit_s, self._clock):
-                answers = await pool.exchange(commands)
+            if timeout_s is None:
+                answers = await self._bundle.exchange(commands)
+            else:
+                async with Patience(timeout_s, self._clock):
+                    answers = await self._patient.exchange(commands)
         except TimeoutError as error:
-            raise await self._lost(f"no answer within {limit_s:g} s") from error
+            raise await self._lost(f"no answer within {timeout_s or self._timeout_s:g} s") from error
         except ExchangeFailed as failed:
             raise await self._lost(_told(failed.__cause__)) from failed.__cause__
         for answer in answers:

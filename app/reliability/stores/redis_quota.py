@@ -9,8 +9,8 @@ import asyncio
 import itertools
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
+from types import TracebackType
 from typing import NamedTuple
 
 import msgspec
@@ -22,7 +22,7 @@ from app.reliability.allowance import Levels, Scope, larger, only_places_lack, r
 from app.reliability.quota import LocalQuota, Reservation, Turnover, given_back
 from app.reliability.stores.quota_scripts import RENEW, RESERVE, SETTLE
 from app.reliability.stores.redis import PREFIX, Part, SharedStore, StoreUnavailable
-from app.tenant import Limits
+from app.tenant import Limits, Standing
 
 LEASE_S = 15.0
 RENEWED_S = 5.0
@@ -60,19 +60,21 @@ class RedisQuota:
         self.gateways: int | None = None
         """How many share the limits, as far as is known."""
         self._store = store
-        self._clock = clock
+        self.clock = clock
         self._name = secrets.token_hex(6)
         self._numbers = itertools.count()
-        self._turnover = Turnover()
+        self.turnover = Turnover()
         self._local = LocalQuota(clock)
-        self._held: dict[str, _Lease] = {}
+        self.held: dict[str, _Lease] = {}
         self._counts: deque[int] = deque(maxlen=COUNTS)
         self._unsent: list[_Settlement] = []
         self._news = asyncio.Event()
+        self._longest_s = 2 * store.longest_s + ON_ITS_WAY_S
+        """Asking takes no longer, whatever happens: who has more time needs no timer for it."""
 
     def reserve(self, call: Call, expected: Expected) -> AbstractAsyncContextManager[Reservation]:
         scopes = scopes_of(call)
-        return self._reserved(call, expected, scopes) if scopes else Reservation()
+        return _Held(self, call, expected, scopes) if scopes else Reservation()
 
     async def run(self) -> None:
         """Sends what is given back, and renews what is held. Runs as long as the gateway does.
@@ -80,15 +82,15 @@ class RedisQuota:
         At once, because whoever has got an answer may ask again at once, here or elsewhere; what ends during one round
         trip goes with the next.
         """
-        renew_at = self._clock()
+        renew_at = self.clock()
         try:
             while True:
                 await self.settle()
-                if self._clock() >= renew_at:
+                if self.clock() >= renew_at:
                     await self.renew()
-                    renew_at = self._clock() + RENEWED_S
+                    renew_at = self.clock() + RENEWED_S
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(renew_at - self._clock()):
+                    async with asyncio.timeout(renew_at - self.clock()):
                         await self._news.wait()
                 self._news.clear()
         finally:
@@ -114,11 +116,11 @@ class RedisQuota:
     @property
     def running(self) -> int:
         """Reservations that this gateway holds, in Redis or by itself."""
-        return len(self._held) + self._local.running
+        return len(self.held) + self._local.running
 
     async def renew(self) -> None:
         """Says that this gateway lives, and with it all that it holds."""
-        held = list(self._held.values())
+        held = list(self.held.values())
         for first in range(0, max(1, len(held)), BATCH):
             leases = held[first : first + BATCH]
             keys = [key for lease in leases for key in lease.keys]
@@ -129,49 +131,48 @@ class RedisQuota:
                     self._counts.append(count)
                     self.gateways = max(self._counts)
 
-    @asynccontextmanager
-    async def _reserved(self, call: Call, expected: Expected, scopes: list[Scope]) -> AsyncIterator[Reservation]:
-        try:
-            lease, stand = await self._take(call, expected, scopes)
-        except StoreUnavailable:
-            async with self._local.reserve(*self._part_of(call, expected, scopes)) as reservation:
-                yield reservation
-            return
-        reservation = Reservation()
-        for scope, levels in stand:
-            reservation.standing += standings(scope, levels.less(expected))
-        began, ended = self._clock(), None
-        self._held[lease.id] = lease
-        try:
-            yield reservation
-        except BaseException as error:
-            ended = error
-            raise
-        finally:
-            del self._held[lease.id]
-            self._give_back(lease, *given_back(reservation, expected, ended))
-            self._turnover.saw(self._clock() - began)
-
-    async def _take(
-        self, call: Call, expected: Expected, scopes: list[Scope]
-    ) -> tuple[_Lease, list[tuple[Scope, Levels]]]:
+    async def take(self, call: Call, expected: Expected, scopes: list[Scope]) -> tuple[_Lease, tuple[Standing, ...]]:
+        """A lease, and how each limit stands with it. Raises `StoreUnavailable`; or why the call is not let in."""
         lease = self._lease(call, expected, scopes)
         sent = self._store.available
+        left_s = call.expires_at - self.clock()
         try:
-            async with asyncio.timeout(call.expires_at - self._clock()):
-                granted, stand = await self._asked(lease, expected, scopes)
-                if not granted and only_places_lack(expected, stand):
-                    await asyncio.sleep(ON_ITS_WAY_S)
-                    granted, stand = await self._asked(lease, expected, scopes)
+            if left_s > self._longest_s:
+                granted, stand = await self._answered(lease, expected, scopes)
+            else:
+                async with asyncio.timeout(left_s):
+                    granted, stand = await self._answered(lease, expected, scopes)
         except BaseException as error:
             if sent:  # it may have been done all the same
-                self._give_back(lease, 1, expected.tokens)
+                self.give_back(lease, 1, expected.tokens)
             if isinstance(error, TimeoutError):
                 raise DeadlinePassed from None  # a time limit of the store's own is `StoreUnavailable`
             raise
         if not granted:
-            raise refusal(call, expected, stand, self._turnover.seconds)
-        return lease, stand
+            raise refusal(call, expected, stand, self.turnover.seconds)
+        self.held[lease.id] = lease
+        return lease, sum((standings(scope, levels.less(expected)) for scope, levels in stand), ())
+
+    def give_back(self, lease: _Lease, requests: int, tokens: int) -> None:
+        self.held.pop(lease.id, None)
+        self._unsent.append(_Settlement(lease, requests, tokens))
+        del self._unsent[:-UNSENT]
+        self._news.set()
+
+    def by_itself(
+        self, call: Call, expected: Expected, scopes: list[Scope]
+    ) -> AbstractAsyncContextManager[Reservation]:
+        """While Redis is away."""
+        return self._local.reserve(*self._part_of(call, expected, scopes))
+
+    async def _answered(
+        self, lease: _Lease, expected: Expected, scopes: list[Scope]
+    ) -> tuple[bool, list[tuple[Scope, Levels]]]:
+        granted, stand = await self._asked(lease, expected, scopes)
+        if not granted and only_places_lack(expected, stand):
+            await asyncio.sleep(ON_ITS_WAY_S)
+            granted, stand = await self._asked(lease, expected, scopes)
+        return granted, stand
 
     async def _asked(
         self, lease: _Lease, expected: Expected, scopes: list[Scope]
@@ -188,11 +189,6 @@ class RedisQuota:
             keys += (f"{_KEYS}levels:{name}", f"{_KEYS}running:{name}")
         return _Lease(f"{self._name}-{next(self._numbers)}:{exposure}", keys)
 
-    def _give_back(self, lease: _Lease, requests: int, tokens: int) -> None:
-        self._unsent.append(_Settlement(lease, requests, tokens))
-        del self._unsent[:-UNSENT]
-        self._news.set()
-
     def _part_of(self, call: Call, expected: Expected, scopes: list[Scope]) -> tuple[Call, Expected]:
         """The call as it is without Redis: of limits that are so much smaller. What fits into the whole limit need not
         fit into its part: it waits for a full one, and the rest is owed."""
@@ -206,6 +202,39 @@ class RedisQuota:
             parts = [limit for scope in scopes if (limit := _part(scope.limits, share).tokens_per_minute) is not None]
             expected = _at_most(expected, min(parts, default=expected.tokens))
         return msgspec.structs.replace(call, tenant=tenant), expected
+
+
+class _Held:
+    """By a lease in Redis; or, while Redis is away, of this gateway's own part."""
+
+    def __init__(self, quota: RedisQuota, call: Call, expected: Expected, scopes: list[Scope]) -> None:
+        self._quota = quota
+        self._call = call
+        self._expected = expected
+        self._scopes = scopes
+        self._reservation = Reservation()
+        self._lease: _Lease | None = None
+        self._own: AbstractAsyncContextManager[Reservation] | None = None
+
+    async def __aenter__(self) -> Reservation:
+        quota = self._quota
+        try:
+            self._lease, self._reservation.standing = await quota.take(self._call, self._expected, self._scopes)
+        except StoreUnavailable:
+            self._own = quota.by_itself(self._call, self._expected, self._scopes)
+            return await self._own.__aenter__()
+        self._began = quota.clock()
+        return self._reservation
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        quota = self._quota
+        if self._own is not None:
+            await self._own.__aexit__(kind, error, tb)
+        elif self._lease is not None:
+            quota.give_back(self._lease, *given_back(self._reservation, self._expected, error))
+            quota.turnover.saw(quota.clock() - self._began)
 
 
 def _parts(lease: _Lease, expected: Expected, scopes: list[Scope]) -> list[Part]:

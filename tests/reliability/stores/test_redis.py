@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 
+from app.reliability.stores import bundle
 from app.reliability.stores import redis as subject
 from app.reliability.stores.redis import Script, SharedStore, StoreRefused, StoreUnavailable, UnusableStore
 from tests.reliability.stores.conftest import Stores, Told
@@ -62,12 +63,70 @@ async def test_what_is_wrong_with_one_command_is_told_once_and_leaves_the_store_
     assert len(caplog.records) == 2
 
 
-async def test_a_crowd_shares_a_bounded_number_of_connections(server: RedisServer, stores: Stores, key: str) -> None:
+async def test_a_crowd_of_one_turn_goes_together(server: RedisServer, stores: Stores, key: str) -> None:
     store = stores(server.url)
     await asyncio.gather(*[store.run(ADD, [key], [1]) for _ in range(300)])
     assert await store.command("GET", key) == b"300"
     clients: bytes = await store.command("CLIENT", "LIST")
+    assert clients.count(b"\n") == 300 / bundle.MOST
+
+
+async def test_a_crowd_of_many_turns_shares_a_bounded_number_of_connections(
+    server: RedisServer, stores: Stores, key: str
+) -> None:
+    store = stores(server.url, 5.0)
+    server.pause()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(3 * subject.CONNECTIONS):
+            tasks.create_task(store.run(ADD, [key], [1]))
+            await asyncio.sleep(0.001)
+        server.resume()
+    assert await store.command("GET", key) == b"%d" % (3 * subject.CONNECTIONS)
+    clients: bytes = await store.command("CLIENT", "LIST")
     assert clients.count(b"\n") == subject.CONNECTIONS
+
+
+async def test_each_of_a_bundle_gets_its_own_answers(redis_url: str, stores: Stores, key: str) -> None:
+    store = stores(redis_url)
+    await store.command("SET", key, "text")
+    one, two, wrong, three = await asyncio.gather(
+        store.command("ECHO", "one"),
+        store.pipeline([("ECHO", "two"), ("GET", key), ("ECHO", "two more")]),
+        store.run(ADD, [key], [1]),
+        store.command("ECHO", "three"),
+        return_exceptions=True,
+    )
+    assert (one, two, three) == (b"one", [b"two", b"text", b"two more"], b"three")
+    assert isinstance(wrong, StoreRefused)
+    assert store.available
+
+
+async def test_who_gives_up_waiting_takes_nothing_from_the_others(
+    server: RedisServer, stores: Stores, key: str
+) -> None:
+    store = stores(server.url, 5.0)
+    await store.run(ADD, [key], [1])
+    server.pause()
+    first, second = (asyncio.create_task(store.run(ADD, [key], [1])) for _ in range(2))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    await asyncio.sleep(0)
+    server.resume()
+    assert await second in (2, 3)
+    assert first.cancelled()
+    assert await store.command("GET", key) == b"3"
+
+
+async def test_what_is_on_its_way_at_the_end_is_given_up(server: RedisServer, stores: Stores, key: str) -> None:
+    store = stores(server.url, 60.0)
+    await store.run(ADD, [key], [1])
+    server.pause()
+    task = asyncio.create_task(store.run(ADD, [key], [1]))
+    await asyncio.sleep(0.05)
+    await store.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    server.resume()
 
 
 async def test_a_command_that_blocks_keeps_no_other_waiting(redis_url: str, stores: Stores, key: str) -> None:

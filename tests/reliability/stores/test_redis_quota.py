@@ -208,6 +208,8 @@ async def test_a_debt_is_kept_until_it_is_paid(world: SharedWorld) -> None:
 class Lossy:
     """A store that does what it is asked, and whose next answer is lost."""
 
+    longest_s = 1.0
+
     def __init__(self, store: SharedStore) -> None:
         self.store = store
         self.available = True
@@ -357,6 +359,7 @@ async def test_the_loop_outlives_an_absent_redis(lossy: Lossy) -> None:
 
 class Away:
     available = False
+    longest_s = 1.0
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Part] = ()) -> Any:
         raise StoreUnavailable

@@ -1,0 +1,67 @@
+"""What is asked of Redis in one turn of the event loop goes there together: one write, one read and one time limit,
+where each call by itself would need its own. Under load that is most of what asking Redis costs.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from app.clock import Clock
+from app.reliability.stores.patience import Patience
+from app.reliability.stores.redis_pool import Command, ExchangeFailed, Pool
+
+MOST = 100
+"""Calls in one bundle. Those beyond need not wait for all of these."""
+
+Asked = tuple[Sequence[Command], "asyncio.Future[list[Any]]"]
+
+
+class Bundle:
+    def __init__(self, pool: Pool, limit_s: float, clock: Clock) -> None:
+        self._pool = pool
+        self._limit_s = limit_s
+        self._clock = clock
+        self._asked: list[Asked] = []
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """As the pool's, or `TimeoutError`. Who gives up waiting takes nothing from the others, and its commands are
+        sent all the same."""
+        loop = asyncio.get_running_loop()
+        answers: asyncio.Future[list[Any]] = loop.create_future()
+        if not self._asked:
+            loop.call_soon(self._send_all)
+        self._asked.append((commands, answers))
+        return await answers
+
+    async def aclose(self) -> None:
+        for task in self._sending:
+            task.cancel()
+        if self._sending:
+            await asyncio.wait(self._sending)
+
+    def _send_all(self) -> None:
+        asked, self._asked = self._asked, []
+        for first in range(0, len(asked), MOST):
+            task = asyncio.get_running_loop().create_task(self._send(asked[first : first + MOST]))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    async def _send(self, asked: list[Asked]) -> None:
+        try:
+            async with Patience(self._limit_s, self._clock):
+                answers = await self._pool.exchange([command for commands, _ in asked for command in commands])
+        except (TimeoutError, ExchangeFailed) as error:
+            for _, waiting in asked:
+                if not waiting.done():
+                    waiting.set_exception(error)
+            return
+        except BaseException:
+            for _, waiting in asked:
+                waiting.cancel()
+            raise
+        at = 0
+        for commands, waiting in asked:
+            if not waiting.done():
+                waiting.set_result(answers[at : at + len(commands)])
+            at += len(commands)
