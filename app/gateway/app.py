@@ -47,6 +47,7 @@ from app.gateway.routing import LOOKS_AT_LOAD, POLICIES, READS_PROMPTS
 from app.gateway.routing.chain import prefix_of
 from app.gateway.supply import Supply
 from app.gateway.ticket import Ticket
+from app.gateway.turns import Turns
 from app.reliability.estimates import Estimates
 from app.reliability.failed_logins import FailedLogins
 from app.reliability.fair_queue import FairQueue, Fifo, Queue
@@ -167,7 +168,7 @@ class Gateway:
         if self.metrics is not None:
             self._measure(self.metrics)
         edge = settings.edge
-        self.protocol = GatewayProtocol.configured(self.watch, edge.max_header_bytes, edge.body_timeout_s)
+        self.protocol = GatewayProtocol.configured(self.watch, Turns(), edge.max_header_bytes, edge.body_timeout_s)
 
     def _measure(self, metrics: Metrics) -> None:
         admission = self.settings.admission

@@ -32,6 +32,7 @@ class Cycle:
         "_on_lingering",
         "_on_response",
         "_owed",
+        "began",
         "body",
         "disconnected",
         "expects_100",
@@ -54,10 +55,13 @@ class Cycle:
         on_response: Callable[[], None],
         on_lingering: Callable[[], None],
         *,
+        began: float,
         expects_100: bool,
         keep_alive: bool,
     ) -> None:
         """`on_lingering`: the answer is to be the last, and its request has not come to its end."""
+        self.began = began
+        """When its head was there."""
         self.transport = transport
         self.flow = flow
         self.expects_100 = expects_100

@@ -118,7 +118,9 @@ class Edge:
             return
         headers: Headers = dict(scope["headers"])
         route = HOT_PATHS.get(scope["path"])
-        record = Record(self._request_id(headers), self._endpoint(scope, route), scope["method"], self._clock())
+        direct: Direct | None = scope["extensions"].get(CLIENT) if scope.get("extensions") else None
+        began = self._clock() if direct is None else direct.began
+        record = Record(self._request_id(headers), self._endpoint(scope, route), scope["method"], began)
         if self._begin_trace is not None and route is not None:
             record.trace = self._begin_trace(trace_context(headers), record.endpoint)
         self._telemetry.began(record)
@@ -126,17 +128,22 @@ class Edge:
             if route is None:
                 await self._serve_behind(scope, headers, receive, send, record)
             else:
-                await self._serve(route, scope, headers, receive, send, record)
+                await self._serve(route, scope, headers, receive, send, record, direct)
         finally:
             record.ended = self._clock()
             self._telemetry.ended(record)
 
     async def _serve(
-        self, route: Route, scope: Scope, headers: Headers, receive: Receive, send: Send, record: Record
+        self,
+        route: Route,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+        record: Record,
+        direct: Direct | None,
     ) -> None:
         """One call, from its head to its end, for as long as its client is there."""
-        extensions = scope.get("extensions")
-        direct: Direct | None = extensions.get(CLIENT) if extensions else None
         try:
             try:
                 async with Lifeline(receive, self._watch, direct) as client:

@@ -19,6 +19,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 class Direct(Protocol):
     """One request, as our own server has it beside ASGI (`cycle`): it spares a task, and most of the waiting."""
 
+    began: float
+    """When its head was there; its turn may have come later."""
     on_lost: Callable[[], None] | None
 
     def whole_body(self) -> bytes | None:

@@ -19,6 +19,7 @@ from app.gateway.answers import headers_of
 from app.gateway.bell import Bell
 from app.gateway.cycle import Cycle
 from app.gateway.edge import CLIENT
+from app.gateway.turns import Turns
 from app.reliability.watch import Watch
 from app.wire.errors import error_json, row_of
 
@@ -38,15 +39,18 @@ class GatewayProtocol(HttpToolsProtocol):
     __slots__ = ("_answered", "_head_bytes", "_in_head", "_refused", "due", "url")
 
     watch: Watch
+    turns: Turns
     max_head_bytes: int
     head_timeout_s: float
     cycle: Any
     pipeline: Any
 
     @classmethod
-    def configured(cls, watch: Watch, max_head_bytes: int, head_timeout_s: float) -> type["GatewayProtocol"]:
+    def configured(
+        cls, watch: Watch, turns: Turns, max_head_bytes: int, head_timeout_s: float
+    ) -> type["GatewayProtocol"]:
         """uvicorn makes the connections itself, so what they need travels on a class."""
-        fixed = {"watch": watch, "max_head_bytes": max_head_bytes, "head_timeout_s": head_timeout_s}
+        fixed = {"watch": watch, "turns": turns, "max_head_bytes": max_head_bytes, "head_timeout_s": head_timeout_s}
         return cast(type[GatewayProtocol], type(cls.__name__, (cls,), fixed))
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
@@ -155,6 +159,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.server_state.default_headers,
             self.on_response_complete,
             self._answer_is_last,
+            began=self.watch.clock(),
             expects_100=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
         )
@@ -182,9 +187,13 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _start(self, cycle: Cycle, scope: dict[str, Any]) -> None:
         self._answered = cycle
-        task = self.loop.create_task(cycle.run(self.app, scope))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+
+        def begin() -> None:
+            task = self.loop.create_task(cycle.run(self.app, scope))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+        self.turns.take(begin)
 
     def on_response_complete(self) -> None:
         """As uvicorn does, without a timer for each answer that nearly always is for nothing."""

@@ -39,6 +39,7 @@ def cycle(wire: Wire, method: str = "POST", *, keep_alive: bool = True) -> Cycle
         [(b"date", b"today")],
         lambda: None,
         lambda: None,
+        began=0.0,
         expects_100=False,
         keep_alive=keep_alive,
     )

@@ -40,6 +40,8 @@ class Client:
 class Line:
     """Our own server's side of a connection."""
 
+    began = 0.0
+
     def __init__(self) -> None:
         self.on_lost: Callable[[], None] | None = None
         self.aborted = 0

@@ -14,6 +14,7 @@ class _Line:
     """Our own server's side of the connection (`app.gateway.lifeline.Direct`)."""
 
     def __init__(self, client: "Client") -> None:
+        self.began = 0.0
         self.on_lost: Callable[[], None] | None = None
         self._client = client
 
@@ -47,6 +48,8 @@ class Client:
         """From its arrival to the moment when the gateway has nothing more to do for it."""
         await asyncio.sleep(max(0.0, self.visit.at - self._loop.time()))
         self.seen.sent = self._loop.time()
+        if self._line is not None:
+            self._line.began = self.seen.sent
         task = self._loop.create_task(app(self._scope(), self._receive, self._send))
         leave = self._leaving(task)
         try:
