@@ -109,9 +109,9 @@ class Answer:
     async def _send(self, message: dict[str, Any]) -> None:
         """Ends when the client has taken it, or the server has room to hold it for the client."""
         if self._direct is None or not self._direct.tells(message):
-            self._client.writing(self._write_limit_s)
+            self._client.waits(self._write_limit_s)
             await self._asgi_send(message)
-            self._client.due = math.inf
+            self._client.waits_no_more()
 
     def _head(self, headers: Headers) -> dict[str, Any]:
         """From now on no other answer is possible."""

@@ -59,7 +59,6 @@ class Lifeline:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
-        self._watch.add(self)
         if self._direct is not None:
             self._direct.on_lost = self._gone
         return self
@@ -104,16 +103,21 @@ class Lifeline:
         if self._direct is not None:
             self._direct.abort()
 
-    def writing(self, limit_s: float) -> None:
-        """A write begins: the client has this long to take it. `due = inf` when it has."""
+    def waits(self, limit_s: float) -> None:
+        """It is the client's turn, to send or to take something: it has this long."""
         self.due = self._watch.clock() + limit_s
+        self._watch.add(self)
+
+    def waits_no_more(self) -> None:
+        self.due = math.inf
+        self._watch.discard(self)
 
     def expire(self, now: float) -> None:
         self._cut(self._overdue())
 
     async def _body(self, max_bytes: int, limit_s: float) -> bytes:
         self._overdue = BodyTooSlow
-        self.due = self._watch.clock() + limit_s
+        self.waits(limit_s)
         body, more = await self._part()
         if more:
             parts, size = [body], len(body)
@@ -124,7 +128,7 @@ class Lifeline:
                 parts.append(part)
                 size += len(part)
             body = b"".join(parts)
-        self.due = math.inf
+        self.waits_no_more()
         self._overdue = ClientStalled
         return body
 

@@ -62,8 +62,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._refused = False
-        self.due = self.watch.clock() + self.head_timeout_s
-        self.watch.add(self)
+        self._waits(self.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.watch.discard(self)
@@ -78,7 +77,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         self.transport.write_eof()
         self._in_head, self._head_bytes = True, 0
-        self.due = self.watch.clock() + LINGER_S
+        self._waits(LINGER_S)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -129,7 +128,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         if not self._in_head:  # kept alive: the next head begins, with what of it came in this read
             self._in_head = True
-            self.due = self.watch.clock() + self.head_timeout_s
+            self._waits(self.head_timeout_s)
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MAX_HEADERS:
@@ -142,7 +141,7 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self._in_head = False
         self._head_bytes = 0
-        self.due = math.inf
+        self._waits_no_more()
         self._begin()
 
     def _begin(self) -> None:
@@ -204,12 +203,21 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start(*self.pipeline.pop(0))
         elif not self._in_head:
-            self.due = self.watch.clock() + self.timeout_keep_alive
+            self._waits(self.timeout_keep_alive)
+
+    def _waits(self, limit_s: float) -> None:
+        """It is the client's turn, and it has this long."""
+        self.due = self.watch.clock() + limit_s
+        self.watch.add(self)
+
+    def _waits_no_more(self) -> None:
+        self.due = math.inf
+        self.watch.discard(self)
 
     def expire(self, now: float) -> None:
         """The head did not arrive in time. Whoever never sent a byte of it is not owed an answer."""
         if not self._in_head:
-            self.due = math.inf
+            self._waits_no_more()
             self.transport.close()
         elif self._head_bytes:
             self._refuse(BodyTooSlow("The request's head did not arrive in time."))
@@ -219,7 +227,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _refuse(self, error: GatewayError) -> None:
         """Answer what never became a request, and close. Nothing is written into an answer that has begun."""
         self._refused = True
-        self.due = math.inf
+        self._waits_no_more()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if cycle.started or not cycle.more_body:  # an earlier request on this connection waits for its answer

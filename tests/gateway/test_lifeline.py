@@ -1,7 +1,6 @@
 """The work lasts as long as its client: its body, its hang-up at any moment, and whose cancel is whose."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -431,7 +430,7 @@ async def test_a_reader_that_takes_nothing_for_too_long_is_gone(build: Build) ->
     scene = build()
 
     async def write() -> None:
-        scene.lifeline.writing(5)
+        scene.lifeline.waits(5)
         await for_ever()
 
     task = scene.start(write)
@@ -456,10 +455,10 @@ async def test_each_write_gets_its_own_time(build: Build) -> None:
 
     async def write() -> None:
         for _ in range(10):
-            scene.lifeline.writing(5)
+            scene.lifeline.waits(5)
             await go_on.wait()
             go_on.clear()
-        scene.lifeline.due = math.inf
+        scene.lifeline.waits_no_more()
 
     task = scene.start(write)
     await scene.working.wait()
@@ -477,7 +476,7 @@ async def test_an_overdue_wait_is_cut_once_however_often_it_is_swept(build: Buil
     scene = build()
 
     async def write() -> None:
-        scene.lifeline.writing(5)
+        scene.lifeline.waits(5)
         try:
             await for_ever()
         finally:

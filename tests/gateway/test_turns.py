@@ -94,15 +94,21 @@ async def test_a_crowd_is_answered_to_the_last(build: Build, many: int) -> None:
     assert [task.result() for task in asked] == [200] * many
 
 
-async def test_a_client_that_goes_before_its_turn_takes_nothing(build: Build) -> None:
+async def test_a_client_that_goes_before_its_turn_takes_nothing(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     house = await build(only=Scripted(stall_at=1))
-    turns = house.gateway.protocol.turns
+    turns, lost = house.gateway.protocol.turns, asyncio.Event()
+
+    def connection_lost(connection: GatewayProtocol, error: Exception | None) -> None:
+        GatewayProtocol.connection_lost(connection, error)
+        lost.set()
+
+    monkeypatch.setattr(house.gateway.protocol, "connection_lost", connection_lost)
     async with serving(house.gateway) as port:
         turns._most = 0  # nobody's turn comes
         async with RawClient.to(port) as client:
             await client.say(request(stream=True))
             await until(lambda: len(turns) == 1, steps=100_000)
-        await until(lambda: not any(isinstance(each, GatewayProtocol) for each in house.gateway.watch._waits))
+        await asyncio.wait_for(lost.wait(), 5)
         turns._most = 1
         turns._next()
         await until(lambda: not len(house.gateway.watch))

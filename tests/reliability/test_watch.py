@@ -2,6 +2,9 @@ import asyncio
 import math
 from dataclasses import dataclass, field
 
+import pytest
+
+from app.reliability import watch as subject
 from app.reliability.watch import Watch
 from tests.support.clock import FakeClock
 
@@ -71,9 +74,64 @@ def test_a_wait_may_leave_while_it_is_ended() -> None:
     assert (len(watch), [wait.expired_at for wait in leaving]) == (0, [[10], [10]])
 
 
-async def test_it_looks_again_and_again_until_it_is_cancelled() -> None:
+def test_a_wait_that_another_one_has_ended_is_not_ended_again() -> None:
+    watch, (first, second) = watched(FakeClock(now=10), 1, 2)
+    first.expire = lambda now: watch.discard(second)  # type: ignore[method-assign]
+    watch.sweep()
+    assert second.expired_at == []
+
+
+async def test_very_many_are_looked_at_in_slices_and_others_have_their_turns_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subject, "SLICE", 3)
+    watch, waits = watched(FakeClock(now=10), *[1.0] * 7)
+    running = asyncio.get_running_loop().create_task(watch.run())
+    seen = []
+    for _ in range(5):
+        await asyncio.sleep(0)
+        seen.append(sum(len(wait.expired_at) for wait in waits))
+    running.cancel()
+    assert seen == [3, 6, 7, 7, 7]
+
+
+async def test_who_leaves_between_two_slices_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "SLICE", 1)
+    watch, (_, second) = watched(FakeClock(now=10), 1, 1)
+    running = asyncio.get_running_loop().create_task(watch.run())
+    await asyncio.sleep(0)
+    watch.discard(second)
+    await asyncio.sleep(0)
+    running.cancel()
+    assert second.expired_at == []
+
+
+async def test_where_looking_takes_long_it_is_done_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pauses = FakeClock(now=10), []
+
+    class Slow(Waiting):
+        def expire(self, now: float) -> None:
+            clock.advance(0.01)
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    for slow in (0, 1):
+        watch = Watch(clock)
+        for _ in range(slow):
+            watch.add(Slow(1))
+        with pytest.raises(asyncio.CancelledError):
+            await watch.run()
+    assert pauses == [pytest.approx(subject.TICK_S), pytest.approx(0.01 * subject.REST)]
+
+
+async def test_it_looks_again_and_again_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "TICK_S", 0)
     watch, (wait,) = watched(FakeClock(now=10), 1)
-    running = asyncio.get_running_loop().create_task(watch.run(tick_s=0))
+    running = asyncio.get_running_loop().create_task(watch.run())
     for _ in range(100):
         if len(wait.expired_at) >= 2:
             break

@@ -126,7 +126,7 @@ DEFECTS: dict[str, tuple[Defect, str]] = {
     "who left the line is not forgotten": (method(Admission, "forget", nothing), "all_is_given_back"),
     "what was reserved is not settled": (method(Account, "settle", nothing), "all_is_given_back"),
     "a hang-up is not heard": (method(Lifeline, "_gone", nothing), "work_ends_with_its_request"),
-    "a stalled reader is waited for": (method(Lifeline, "writing", nothing), "a_stalled_reader_is_cut_off"),
+    "a stalled reader is waited for": (method(Lifeline, "waits", nothing), "a_stalled_reader_is_cut_off"),
     "deadlines are not kept": (
         method(Intake, "_time_allowed", lambda *_: math.inf),
         "no_request_lasts_longer_than_it_may",
