@@ -16,6 +16,8 @@ from app.gateway.bell import Bell
 
 NO_BODY = (204, 304)
 LAST_CHUNK = b"0\r\n\r\n"
+LENGTH = b"\r\ncontent-length: "
+CLOSE = b"\r\nconnection: close\r\n"
 GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 log = logging.getLogger("uvicorn.error")
@@ -170,20 +172,20 @@ class Cycle:
         self.started = True
         self.expects_100 = False
         headers = [*self._default_headers, *given]
-        named = dict(headers)
-        length = named.get(b"content-length")
-        if length is not None:
-            self._owed = int(length)
+        head = STATUS_LINE[status] + b"\r\n".join(map(b": ".join, headers)) + b"\r\n"
+        if head.count(b"\n") != len(headers) + 1 or head.count(b"\r") != len(headers) + 1:
+            raise RuntimeError("A header is more than a line.")
+        at = head.find(LENGTH)
+        if at >= 0:
+            self._owed = int(head[at + len(LENGTH) : head.index(b"\r", at + len(LENGTH))])
         elif status not in NO_BODY and self._method != "HEAD":
             self._chunked = True
-            headers.append((b"transfer-encoding", b"chunked"))
-        if named.get(b"connection") == b"close":
+            head += b"transfer-encoding: chunked\r\n"
+        if head.find(CLOSE) >= 0:
             self.keep_alive = False
         elif not self.keep_alive:
-            headers.append((b"connection", b"close"))
-        head = STATUS_LINE[status] + b"\r\n".join(map(b": ".join, headers)) + b"\r\n\r\n"
-        if head.count(b"\n") != len(headers) + 2 or head.count(b"\r") != len(headers) + 2:
-            raise RuntimeError("A header is more than a line.")
+            head += CLOSE[2:]
+        head += b"\r\n"
         if self._owed and self._method != "HEAD":
             self._held = head
         else:
