@@ -30,9 +30,11 @@ class Trace(msgspec.Struct, frozen=True, array_like=True):
         return Trace(self.trace_id, new_span_id(), self.flags, self.span_id, self.state)
 
 
-def new_trace_id() -> str:
-    return random.randbytes(16).hex()
+def new_ids() -> tuple[str, str]:
+    """Of a trace and of its first span."""
+    both = f"{random.getrandbits(192):048x}"
+    return both[:32], both[32:]
 
 
 def new_span_id() -> str:
-    return random.randbytes(8).hex()
+    return f"{random.getrandbits(64):016x}"

@@ -118,7 +118,7 @@ def _sampled(start: Start, looks: Path) -> Start:
 def _measured(bench: Bench, standing: Standing, what: str) -> Figures:
     measure = measures.closed if what == "requests" else measures.paced
     with standing.awake():
-        measure(replace(bench, lengths=replace(bench.lengths, window_s=SHORTEST_S, paced_each=1)), standing)  # warm
+        measure(replace(bench, lengths=replace(bench.lengths, window_s=SHORTEST_S)), standing)  # warm
         assert standing.process is not None
         standing.process.send_signal(signal.SIGUSR2)
         time.sleep(SHORTEST_S)

@@ -45,6 +45,7 @@ class Cycle:
         "on_lost",
         "response_complete",
         "started",
+        "task",
         "transport",
     )
 
@@ -71,6 +72,8 @@ class Cycle:
         self.keep_alive = keep_alive
         self.on_lost: Callable[[], None] | None = None
         """Hears that the client is gone."""
+        self.task: asyncio.Task[None] | None = None
+        """That answers it."""
         self.message_event = Bell()
         self.body = b""
         """What has come of it, and has not been taken."""
@@ -151,14 +154,18 @@ class Cycle:
 
     # --- from its beginning to its end ----------------------------------------------------------------------------
 
-    async def run(self, app: Any, scope: dict[str, Any]) -> None:
-        """An application of ours answers everything, and completely: what it does not is an error."""
+    async def run(self, app: Any, scope: dict[str, Any], tasks: set[asyncio.Task[None]]) -> None:
+        """An application of ours answers everything, and completely: what it does not is an error. `tasks`: where the
+        server looks who is still at work. It is left here, as a callback for it would be a step of the loop."""
         try:
             await app(scope, self.receive, self.send)
         except Exception:
             log.exception("A request ended in an error that nobody had foreseen.")
         finally:
             self._on_response = self._on_lingering = _nothing  # they hold the connection, which holds this
+            if self.task is not None:
+                tasks.discard(self.task)
+                self.task = None
             if not self.response_complete and not self.disconnected:
                 self.transport.close()
 

@@ -188,11 +188,10 @@ class GatewayProtocol(HttpToolsProtocol):
         self._answered = cycle
 
         def begin() -> None:
-            task = self.loop.create_task(cycle.run(self.app, scope))
+            task = cycle.task = self.loop.create_task(cycle.run(self.app, scope, self.tasks))
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
 
-        self.turns.take(begin)
+        self.turns.take(begin, self.loop)
 
     def on_response_complete(self) -> None:
         """As uvicorn does, without a timer for each answer that nearly always is for nothing."""

@@ -23,18 +23,18 @@ class Turns:
         """So many have come, and not begun."""
         return len(self._waiting)
 
-    def take(self, begin: Begin) -> None:
-        """Now, or in one of the next turns. Who came first begins first."""
+    def take(self, begin: Begin, loop: asyncio.AbstractEventLoop) -> None:
+        """Now, or in one of the loop's next turns. Who came first begins first."""
         if self._begun >= self._most:
             self._waiting.append(begin)
             return
         if not self._begun:
-            asyncio.get_running_loop().call_soon(self._next)
+            loop.call_soon(self._next, loop)
         self._begun += 1
         begin()
 
-    def _next(self) -> None:
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         self._begun = 0
         waiting = self._waiting
         for _ in range(min(len(waiting), self._most)):
-            self.take(waiting.popleft())
+            self.take(waiting.popleft(), loop)

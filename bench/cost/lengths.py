@@ -13,9 +13,7 @@ class Lengths:
     """Of load, for each figure of each repeat."""
     concurrency: int = 64
     streams: int = 1_000
-    paced_tokens: int = 40
-    paced_each: int = 2
-    """Streams, one after another, on each connection."""
+    paced_tokens: int = 200
     interval_us: int = 50_000
     ramp_s: float = 2.5
     idle: int = 10_000
@@ -31,7 +29,6 @@ QUICK = Lengths(
     window_s=0.5,
     streams=100,
     paced_tokens=10,
-    paced_each=1,
     ramp_s=0.3,
     idle=200,
     idle_of_peers=100,

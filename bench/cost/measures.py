@@ -114,11 +114,11 @@ def paced(bench: Bench, standing: Standing) -> Figures:
     bench.engine.pace(lengths.interval_us)
     load = Load(
         connections=lengths.streams,
-        each=lengths.paced_each,
+        each=1,
         tokens=lengths.paced_tokens,
         interval_us=lengths.interval_us,
         ramp=lengths.ramp_s,
-        seconds=lengths.ramp_s + lengths.paced_each * lengths.paced_tokens * lengths.interval_us / 1e6,
+        seconds=lengths.ramp_s + lengths.paced_tokens * lengths.interval_us / 1e6,
     )
     try:
         spent = spend(bench, standing, load)

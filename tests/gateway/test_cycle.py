@@ -235,7 +235,7 @@ async def test_an_application_that_does_not_answer_to_the_end_closes_the_connect
 
     wire = Wire()
     one = cycle(wire)
-    await one.run(app, {})
+    await one.run(app, {}, set())
     assert wire.closed
 
 
@@ -247,6 +247,25 @@ async def test_after_its_end_a_request_holds_nothing_of_its_connection() -> None
     called: list[str] = []
     one = cycle(Wire())
     one._on_response = lambda: called.append("answered")
-    await one.run(app, {})
+    await one.run(app, {}, set())
     one._on_response()
     assert called == ["answered"]
+
+
+@pytest.mark.parametrize("how", ["answered", "failed", "cancelled"])
+async def test_however_it_ends_the_server_is_told_that_nobody_works_on_it(how: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if how == "failed":
+            raise RuntimeError("a defect")
+        if how == "cancelled":
+            await asyncio.sleep(60)
+
+    one, tasks = cycle(Wire()), set[asyncio.Task[None]]()
+    task = one.task = asyncio.get_running_loop().create_task(one.run(app, {}, tasks))
+    tasks.add(task)
+    await asyncio.sleep(0)
+    if how == "cancelled":
+        task.cancel()
+    await asyncio.wait((task,))
+    assert not tasks
+    assert one.task is None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
 
@@ -23,7 +24,7 @@ class Crowd:
 
     def comes(self, *numbers: int) -> None:
         for number in numbers:
-            self.turns.take(lambda number=number: self.begun.append(number))  # type: ignore[misc]
+            self.turns.take(partial(self.begun.append, number), asyncio.get_running_loop())
 
 
 async def test_who_comes_alone_begins_at_once() -> None:
@@ -66,7 +67,7 @@ async def test_one_that_fails_to_begin_holds_up_nobody() -> None:
     loop, told = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda loop, context: told.append(context["exception"]))
     crowd.comes(0)
-    crowd.turns.take(fails)
+    crowd.turns.take(fails, loop)
     crowd.comes(1)
     for _ in range(4):
         await asyncio.sleep(0)
@@ -110,7 +111,7 @@ async def test_a_client_that_goes_before_its_turn_takes_nothing(build: Build, mo
             await until(lambda: len(turns) == 1, steps=100_000)
         await asyncio.wait_for(lost.wait(), 5)
         turns._most = 1
-        turns._next()
+        turns._next(asyncio.get_running_loop())
         await until(lambda: not len(house.gateway.watch))
     assert len(turns) == 0
     assert house.gateway.admission.entered == 0
@@ -126,6 +127,6 @@ async def test_its_time_runs_from_when_it_came(build: Build) -> None:
         await until(lambda: len(turns) == 1, steps=100_000)
         clock.advance(7.0)
         turns._most = 1
-        turns._next()
+        turns._next(asyncio.get_running_loop())
         assert (await client.answer())[0] == 200
     assert house.recorder.last.ended - house.recorder.last.began == 7.0

@@ -6,7 +6,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio, Sampler, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, set_span_in_context
 
-from app.trace import SAMPLED, Trace, new_span_id, new_trace_id
+from app.trace import SAMPLED, Trace, new_ids, new_span_id
 
 Rule = Callable[[str, Trace | None, str], bool]
 """Whether the trace of this id is kept, with this parent, if there is one, and for a span of this name."""
@@ -20,8 +20,8 @@ class Places:
 
     def begin(self, parent: Trace | None, name: str) -> Trace:
         if parent is None:
-            trace_id = new_trace_id()
-            return Trace(trace_id, new_span_id(), SAMPLED if self._keeps(trace_id, None, name) else 0)
+            trace_id, span_id = new_ids()
+            return Trace(trace_id, span_id, SAMPLED if self._keeps(trace_id, None, name) else 0)
         flags = SAMPLED if self._keeps(parent.trace_id, parent, name) else 0
         return Trace(parent.trace_id, new_span_id(), flags, parent.span_id, parent.state)
 
