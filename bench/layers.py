@@ -29,7 +29,10 @@ from bench.cost.standing import Standing, Start, started
 from bench.figures import Row, table
 
 LAYERS: Mapping[str, tuple[str, ...]] = {
-    "server": ("uvicorn/", "app/gateway/protocol.py", "app/gateway/cycle.py", "app/gateway/lifeline.py"),
+    "server": (
+        *("uvicorn/", "app/gateway/protocol.py", "app/gateway/cycle.py", "app/gateway/turns.py"),
+        *("app/gateway/lifeline.py", "app/gateway/bell.py"),
+    ),
     "edge": ("app/gateway/edge.py", "app/gateway/auth.py", "app/gateway/answers.py", "app/tenants/"),
     "parse": ("app/gateway/intake.py", "app/wire/parsing.py", "app/wire/edits.py", "app/wire/headers.py"),
     "limits": (
@@ -44,8 +47,14 @@ LAYERS: Mapping[str, tuple[str, ...]] = {
     "routing": ("app/cluster/", "app/gateway/routing/", "app/reliability/circuit.py", "app/reliability/limit.py"),
     "upstream": ("app/engines/",),
     "relay": (
-        *("app/gateway/dispatch.py", "app/gateway/relay.py", "app/gateway/hedge.py", "app/wire/answers.py"),
-        *("app/wire/sse.py", "app/wire/transcript.py", "app/reliability/hedge.py", "app/reliability/retry.py"),
+        *("app/gateway/dispatch.py", "app/gateway/passage.py", "app/gateway/relay.py", "app/gateway/hedge.py"),
+        *(
+            "app/wire/answers.py",
+            "app/wire/sse.py",
+            "app/wire/transcript.py",
+            "app/reliability/hedge.py",
+            "app/reliability/retry.py",
+        ),
     ),
     "telemetry": ("app/telemetry/", "app/trace.py", "opentelemetry/"),
 }

@@ -145,6 +145,35 @@ def test_when_the_parent_is_killed_its_processes_end(engine: Engine, logs: Path,
         assert comes_true(lambda: not any(map(alive, family)), 10)
 
 
+def test_asked_twice_it_ends_at_once(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    with several("twice", engine, logs, redis) as both, Raw(both.gateway.port) as client:
+        family = both.gateway.children()
+        client.say(request(COMPLETIONS, LONG, *[f"{name}: {value}" for name, value in signed("free").items()]))
+        client.until(b"data: ")
+        both.gateway.signal(signal.SIGINT)
+        assert comes_true(lambda: "Stopping. Running answers may finish" in both.gateway.log.read_text(), 5)
+        both.gateway.signal(signal.SIGINT)
+        assert both.gateway.wait(5) == 130
+        assert comes_true(lambda: not any(map(alive, family)), 10)
+
+
+def test_when_a_keeper_is_killed_its_process_ends_and_both_are_replaced(
+    engine: Engine, logs: Path, redis: RedisServer
+) -> None:
+    with several("keepers", engine, logs, redis) as both:
+        first, other = both.processes()
+        os.kill(parent_of(first), signal.SIGKILL)
+        assert comes_true(lambda: not alive(first), 5)
+        assert both.ask_many(8) == {200: 8}
+        assert comes_true(lambda: both.sites[0].answers("/readyz"), 30)
+        back, same = both.processes()
+        assert (back != first, same) == (True, other)
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def hopeless(engine: Engine, logs: Path, redis: RedisServer, **settings: str) -> tuple[int, str]:
     """How one ended that could not start, and what it said."""
     settings = {"ENGINE_URLS": engine.url, "REDIS_URL": redis.url, "PROCESSES": "2", **settings}
