@@ -82,16 +82,18 @@ class RedisQuota:
         At once, because whoever has got an answer may ask again at once, here or elsewhere; what ends during one round
         trip goes with the next.
         """
-        renew_at = self.clock()
+        renew_at, due = self.clock(), True
         try:
             while True:
                 await self.settle()
-                if self.clock() >= renew_at:
+                if due or self.clock() >= renew_at:
                     await self.renew()
-                    renew_at = self.clock() + RENEWED_S
-                with suppress(TimeoutError):
+                    renew_at, due = self.clock() + RENEWED_S, False
+                try:
                     async with asyncio.timeout(renew_at - self.clock()):
                         await self._news.wait()
+                except TimeoutError:
+                    due = True  # also where a rounding has the clock a little behind the loop's
                 self._news.clear()
         finally:
             await self.settle()

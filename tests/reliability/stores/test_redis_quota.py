@@ -354,6 +354,24 @@ async def test_the_loop_outlives_an_absent_redis(lossy: Lossy) -> None:
     assert quota._unsent == []
 
 
+async def test_what_is_due_by_the_loops_clock_is_done_though_ours_be_behind(
+    world: SharedWorld, lossy: Lossy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a rounding, as a rule: then it would spin until the clock has caught up."""
+    monkeypatch.setattr(subject, "RENEWED_S", 0.01)
+    running = asyncio.create_task(behind(lossy).run())
+    await until_asked(lossy, 3)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def until_asked(lossy: Lossy, times: int) -> None:
+    async with asyncio.timeout(5):
+        while lossy.asked < times:
+            await asyncio.sleep(0.01)
+
+
 # --- without Redis ----------------------------------------------------------------------------------------------------
 
 
