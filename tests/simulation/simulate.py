@@ -135,6 +135,7 @@ class _Stage:
             for _ in range(TURNS):
                 await asyncio.sleep(0)
             history.counted = [await self._counted(number) for number in range(world.gateways)]
+            usual += Counter({"Bundle._send": len(asyncio.all_tasks())})  # what gateways ask Redis beside calls
             history.left = Left(self._held(actors), list((_tasks() - usual).elements()))
             if self.shared is not None:
                 history.left.places = places + self.shared.places_taken(self.loop.time())

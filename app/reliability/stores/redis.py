@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from app.clock import Clock
-from app.reliability.stores.bundle import Bundle
+from app.reliability.stores.bundle import Bundle, Told, nobody
 from app.reliability.stores.patience import Patience
 from app.reliability.stores.redis_pool import Command, ExchangeFailed, Part, Pool, UnusableStore, connector
 
@@ -90,12 +90,16 @@ class SharedStore:
         """Nothing takes longer that is to be answered at once, also where our own loop is late."""
         return 2 * self._timeout_s
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Part] = ()) -> Any:
-        """What the script returns. Keys of one script share a hash tag (`gllm:{tag}:…`): Redis Cluster asks for it."""
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Part] = (), abandoned: Told = nobody
+    ) -> Any:
+        """What the script returns. Keys of one script share a hash tag (`gllm:{tag}:…`): Redis Cluster asks for it.
+
+        `abandoned`: of a caller that is cancelled meanwhile, hears when it has been run, or will not be any more."""
         given = (len(keys), *keys, *args)
-        answer = (await self._ask((("EVALSHA", script.sha, *given),)))[0]
+        answer = (await self._ask((("EVALSHA", script.sha, *given),), abandoned=abandoned))[0]
         if type(answer).__name__ == "NoScriptError":  # a new Redis, or one that was restarted
-            answer = (await self._ask((("EVAL", script.text, *given),)))[0]
+            answer = (await self._ask((("EVAL", script.text, *given),), abandoned=abandoned))[0]
         return self._shown(answer)
 
     async def command(self, *parts: Part, timeout_s: float | None = None) -> Any:
@@ -123,19 +127,23 @@ class SharedStore:
         await self._prompt.aclose()
         await self._patient.aclose()
 
-    async def _ask(self, commands: Sequence[Command], timeout_s: float | None = None) -> list[Any]:
+    async def _ask(
+        self, commands: Sequence[Command], timeout_s: float | None = None, abandoned: Told = nobody
+    ) -> list[Any]:
         if not self.available:
             raise StoreUnavailable("the shared store is known to be down")
-        answers = await self._answers(commands, timeout_s)
+        answers = await self._answers(commands, timeout_s, abandoned)
         if self._told is None:
             self._tell(True, "")
         return answers
 
-    async def _answers(self, commands: Sequence[Command], timeout_s: float | None = None) -> list[Any]:
+    async def _answers(
+        self, commands: Sequence[Command], timeout_s: float | None = None, abandoned: Told = nobody
+    ) -> list[Any]:
         """Errors that concern the command alone stand among them."""
         try:
             if timeout_s is None:
-                answers = await self._bundle.exchange(commands)
+                answers = await self._bundle.exchange(commands, abandoned)
             else:
                 async with Patience(timeout_s, self._clock):
                     answers = await self._patient.exchange(commands)

@@ -9,7 +9,9 @@ import asyncio
 import itertools
 import secrets
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple
 
@@ -136,20 +138,21 @@ class RedisQuota:
     async def take(self, call: Call, expected: Expected, scopes: list[Scope]) -> tuple[_Lease, tuple[Standing, ...]]:
         """A lease, and how each limit stands with it. Raises `StoreUnavailable`; or why the call is not let in."""
         lease = self._lease(call, expected, scopes)
+        back = partial(self.give_back, lease, 1, expected.tokens)
         sent = self._store.available
         left_s = call.expires_at - self.clock()
         try:
             if left_s > self._longest_s:
-                granted, stand = await self._answered(lease, expected, scopes)
+                granted, stand = await self._answered(lease, expected, scopes, back)
             else:
                 async with asyncio.timeout(left_s):
-                    granted, stand = await self._answered(lease, expected, scopes)
-        except BaseException as error:
+                    granted, stand = await self._answered(lease, expected, scopes, back)
+        except StoreUnavailable:
             if sent:  # it may have been done all the same
-                self.give_back(lease, 1, expected.tokens)
-            if isinstance(error, TimeoutError):
-                raise DeadlinePassed from None  # a time limit of the store's own is `StoreUnavailable`
+                back()
             raise
+        except TimeoutError:  # a time limit of the store's own is `StoreUnavailable`
+            raise DeadlinePassed from None
         if not granted:
             raise refusal(call, expected, stand, self.turnover.seconds)
         self.held[lease.id] = lease
@@ -168,19 +171,20 @@ class RedisQuota:
         return self._local.reserve(*self._part_of(call, expected, scopes))
 
     async def _answered(
-        self, lease: _Lease, expected: Expected, scopes: list[Scope]
+        self, lease: _Lease, expected: Expected, scopes: list[Scope], back: Callable[[], None]
     ) -> tuple[bool, list[tuple[Scope, Levels]]]:
-        granted, stand = await self._asked(lease, expected, scopes)
+        """`back`: for a lease that was granted when nobody waited for it any more. It must not overtake that."""
+        granted, stand = await self._asked(lease, expected, scopes, back)
         if not granted and only_places_lack(expected, stand):
             await asyncio.sleep(ON_ITS_WAY_S)
-            granted, stand = await self._asked(lease, expected, scopes)
+            granted, stand = await self._asked(lease, expected, scopes, back)
         return granted, stand
 
     async def _asked(
-        self, lease: _Lease, expected: Expected, scopes: list[Scope]
+        self, lease: _Lease, expected: Expected, scopes: list[Scope], back: Callable[[], None]
     ) -> tuple[bool, list[tuple[Scope, Levels]]]:
         """Whether it was granted, and how the limits stood before."""
-        answer = await self._store.run(RESERVE, lease.keys, _parts(lease, expected, scopes))
+        answer = await self._store.run(RESERVE, lease.keys, _parts(lease, expected, scopes), back)
         return bool(answer[0]), list(zip(scopes, _levels(answer, scopes), strict=True))
 
     def _lease(self, call: Call, expected: Expected, scopes: list[Scope]) -> _Lease:

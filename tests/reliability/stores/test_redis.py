@@ -117,6 +117,50 @@ async def test_who_gives_up_waiting_takes_nothing_from_the_others(
     assert await store.command("GET", key) == b"3"
 
 
+async def test_who_gives_up_hears_when_it_has_been_done(server: RedisServer, stores: Stores, key: str) -> None:
+    store, told = stores(server.url, 5.0), asyncio.Event()
+    await store.run(ADD, [key], [1])
+    server.pause()
+    task = asyncio.create_task(store.run(ADD, [key], [1], told.set))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not told.is_set()
+    server.resume()
+    await asyncio.wait_for(told.wait(), 5)
+    assert await store.command("GET", key) == b"2"
+
+
+async def test_who_gives_up_in_the_moment_of_the_answer_hears_it_too(
+    redis_url: str, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, told = stores(redis_url), []
+
+    async def send(asked: list[bundle.Asked]) -> None:
+        for _, waiting, _ in asked:
+            waiting.set_result([1])
+        task.cancel()
+
+    monkeypatch.setattr(store._bundle, "_send", send)
+    task = asyncio.create_task(store.run(ADD, ["k"], [1], lambda: told.append("done")))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert told == ["done"]
+
+
+async def test_what_is_given_up_before_it_is_sent_is_not_sent(redis_url: str, stores: Stores, key: str) -> None:
+    store, told = stores(redis_url), []
+    task = asyncio.create_task(store.run(ADD, [key], [1], lambda: told.append("done")))
+    await asyncio.sleep(0)  # it has asked
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.05)
+    assert await store.command("GET", key) is None
+    assert told == []
+
+
 async def test_what_is_on_its_way_at_the_end_is_given_up(server: RedisServer, stores: Stores, key: str) -> None:
     store = stores(server.url, 60.0)
     await store.run(ADD, [key], [1])

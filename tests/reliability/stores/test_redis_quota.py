@@ -15,6 +15,7 @@ from app.errors import LargerThanLimit, RateLimited
 from app.generation import Call, Expected
 from app.reliability.quota import LocalQuota, Quota, Reservation
 from app.reliability.stores import redis_quota as subject
+from app.reliability.stores.bundle import Told, nobody
 from app.reliability.stores.redis import Part, Script, SharedStore, StoreUnavailable
 from app.reliability.stores.redis_quota import COUNTS, LEASE_S, ON_ITS_WAY_S, RedisQuota
 from app.tenant import Kind, Limits, Tenant
@@ -216,11 +217,15 @@ class Lossy:
         self.lose: BaseException | None = None
         self.asked = 0
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Part] = ()) -> Any:
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Part] = (), abandoned: Told = nobody
+    ) -> Any:
         self.asked += 1
         answer = await self.store.run(script, keys, args)
         if self.lose is not None:
             lost, self.lose = self.lose, None
+            if isinstance(lost, asyncio.CancelledError):
+                abandoned()
             raise lost
         return answer
 
@@ -379,7 +384,9 @@ class Away:
     available = False
     longest_s = 1.0
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Part] = ()) -> Any:
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Part] = (), abandoned: Told = nobody
+    ) -> Any:
         raise StoreUnavailable
 
 
