@@ -279,7 +279,8 @@ def test_a_terminal_shows_a_bar_for_each_worker(tmp_path: Path, first_port: int,
     argv = (*WITH_STAND_INS, "start-cluster", "-p", "0", "-w", "0:1", "-wp", str(first_port))
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "STAND_IN_LOAD_S": "2", **mark.env}
     with Terminal([*argv, "--load-model", "org/tiny"], env, tmp_path, columns=70) as terminal:
-        picture = terminal.until(lambda shown: shown.count(" 50 %  loading  shard 50") == 2)
+        half = " 50 %  loading  shard 50"
+        picture = terminal.until(lambda shown: shown.count(half) == 2 and shown.endswith("Loading org/tiny"))
         *_, first, second, last = picture.splitlines()
         assert first == f"  worker-0  {'━' * 12}{'┄' * 12}  50 %  loading  shard 50"
         assert second == f"  worker-1  {'━' * 12}{'┄' * 12}  50 %  loading  shard 50"

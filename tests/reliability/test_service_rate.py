@@ -113,9 +113,10 @@ def test_short_requests_are_not_taken_for_long_ones() -> None:
     assert rate.times_of(1_000_000).mean_s == rate.mean_s == pytest.approx(10, rel=0.3), "of that size none was seen"
 
 
-@given(st.floats(0.1, 10), st.floats(0, 0.5), st.randoms(use_true_random=False))
-def test_nearly_no_request_takes_longer_than_most(mean_s: float, spread: float, dice: random.Random) -> None:
-    clock = FakeClock()
+@given(st.floats(0.1, 10), st.floats(0, 0.5), st.integers(0, 2**32))
+def test_nearly_no_request_takes_longer_than_most(mean_s: float, spread: float, seed: int) -> None:
+    """By chance: dice that are thrown against it find a row that is."""
+    clock, dice = FakeClock(), random.Random(seed)
     rate = ServiceRate(clock)
     times = [mean_s * (1 + spread * dice.uniform(-1, 1)) for _ in range(300)]
     for took_s in times:
