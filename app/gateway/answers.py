@@ -53,6 +53,7 @@ class Answer:
         "_client",
         "_clock",
         "_direct",
+        "_over",
         "_record",
         "_write_limit_s",
         "committed",
@@ -73,6 +74,8 @@ class Answer:
         self.committed = False
         self._begun = False
         """The head is written: no other can be."""
+        self._over = False
+        """Of a stream: its end is, too."""
         self.complete = False
         """The engine's answer is: whatever happens now, it was answered well."""
         self._also: Headers = []
@@ -136,29 +139,16 @@ class Answer:
 class EventStream(Answer):
     """Blocks of whole events. A slow reader is waited for, so that it slows the engine."""
 
-    __slots__ = ("_ends", "_over")
+    __slots__ = ()
 
     content_type = b"text/event-stream; charset=utf-8"
-
-    def __init__(
-        self,
-        send: Send,
-        client: Lifeline,
-        record: Record,
-        clock: Clock,
-        write_limit_s: float,
-        direct: Direct | None = None,
-    ) -> None:
-        super().__init__(send, client, record, clock, write_limit_s, direct)
-        self._ends = end_of(record.endpoint)
-        self._over = False
 
     async def write(self, block: bytes) -> None:
         if not self._begun:
             await self._send(self._stream_head())
             self._begun = True
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
-        if self._ends(block):
+        if end_of(self._record.endpoint)(block):
             self.complete = True
 
     def offer(self, block: bytes, *, last: bool) -> bool:
