@@ -168,7 +168,8 @@ class Gateway:
         if self.metrics is not None:
             self._measure(self.metrics)
         edge = settings.edge
-        self.protocol = GatewayProtocol.configured(self.watch, Turns(), edge.max_header_bytes, edge.body_timeout_s)
+        turns = Turns(clock)
+        self.protocol = GatewayProtocol.configured(self.watch, turns, edge.max_header_bytes, edge.body_timeout_s)
 
     def _measure(self, metrics: Metrics) -> None:
         admission = self.settings.admission

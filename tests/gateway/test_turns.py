@@ -3,12 +3,13 @@
 import asyncio
 import json
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
 from app.engines.scripted import Scripted
 from app.gateway.protocol import GatewayProtocol
-from app.gateway.turns import MOST, Turns
+from app.gateway.turns import LEAST, MOST, PER_S, Turns
 from tests.gateway.conftest import Build, asking
 from tests.support.clock import FakeClock
 from tests.support.server import RawClient, serving
@@ -28,7 +29,7 @@ class Crowd:
 
 
 async def test_who_comes_alone_begins_at_once() -> None:
-    crowd = Crowd(Turns(most=2))
+    crowd = Crowd(Turns(FakeClock(), least=2))
     for number in range(5):
         crowd.comes(number)
         assert crowd.begun[-1] == number
@@ -37,7 +38,7 @@ async def test_who_comes_alone_begins_at_once() -> None:
 
 
 async def test_a_crowd_begins_a_few_in_each_turn_and_in_its_order() -> None:
-    crowd = Crowd(Turns(most=2))
+    crowd = Crowd(Turns(FakeClock(), least=2))
     crowd.comes(*range(7))
     seen = [len(crowd.begun)]
     while len(crowd.turns):
@@ -48,7 +49,7 @@ async def test_a_crowd_begins_a_few_in_each_turn_and_in_its_order() -> None:
 
 
 async def test_who_comes_later_waits_behind_those_who_wait() -> None:
-    crowd = Crowd(Turns(most=2))
+    crowd = Crowd(Turns(FakeClock(), least=2))
     crowd.comes(0, 1, 2, 3)
     await asyncio.sleep(0)
     crowd.comes(4, 5, 6)
@@ -59,7 +60,7 @@ async def test_who_comes_later_waits_behind_those_who_wait() -> None:
 
 
 async def test_one_that_fails_to_begin_holds_up_nobody() -> None:
-    crowd = Crowd(Turns(most=1))
+    crowd = Crowd(Turns(FakeClock(), least=1))
 
     def fails() -> None:
         raise RuntimeError
@@ -75,13 +76,38 @@ async def test_one_that_fails_to_begin_holds_up_nobody() -> None:
     assert len(told) == 1
 
 
+async def test_more_begin_in_turns_that_other_work_makes_long() -> None:
+    clock = FakeClock()
+    crowd = Crowd(Turns(clock, least=2))
+    crowd.comes(*range(1_000))
+    began = [2]
+    for took_s in (0.0, 0.0001, 8.5 / PER_S, 8.5 / PER_S, 1.0, 0.0):
+        await asyncio.sleep(0)
+        began.append(len(crowd.begun))
+        clock.advance(took_s)
+    steps = [after - before for before, after in pairwise(began)]
+    assert steps == [2, 2, 2, 8, 8, MOST]
+
+
+async def test_a_crowd_that_comes_later_does_not_profit_from_a_long_turn_before_it() -> None:
+    clock = FakeClock()
+    crowd = Crowd(Turns(clock, least=2))
+    crowd.comes(*range(5))
+    clock.advance(1.0)
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert len(crowd.begun) == 5
+    crowd.comes(*range(5))
+    assert len(crowd.begun) == 7
+
+
 def request(*, stream: bool = False) -> bytes:
     body = json.dumps(asking(stream=stream)).encode()
     lines = ("POST /v1/chat/completions HTTP/1.1", "host: x", "content-type: application/json")
     return "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
 
 
-@pytest.mark.parametrize("many", [1, MOST + 1, 5 * MOST])
+@pytest.mark.parametrize("many", [1, LEAST + 1, 20 * LEAST])
 async def test_a_crowd_is_answered_to_the_last(build: Build, many: int) -> None:
     house = await build(only=Scripted())
     async with serving(house.gateway) as port, asyncio.TaskGroup() as tasks:
@@ -105,12 +131,11 @@ async def test_a_client_that_goes_before_its_turn_takes_nothing(build: Build, mo
 
     monkeypatch.setattr(house.gateway.protocol, "connection_lost", connection_lost)
     async with serving(house.gateway) as port:
-        turns._most = 0  # nobody's turn comes
+        turns._may_begin = 0  # nobody's turn comes
         async with RawClient.to(port) as client:
             await client.say(request(stream=True))
             await until(lambda: len(turns) == 1, steps=100_000)
         await asyncio.wait_for(lost.wait(), 5)
-        turns._most = 1
         turns._next(asyncio.get_running_loop())
         await until(lambda: not len(house.gateway.watch))
     assert len(turns) == 0
@@ -122,11 +147,10 @@ async def test_its_time_runs_from_when_it_came(build: Build) -> None:
     house = await build(clock=clock, only=Scripted())
     turns = house.gateway.protocol.turns
     async with serving(house.gateway) as port, RawClient.to(port) as client:
-        turns._most = 0
+        turns._may_begin = 0
         await client.say(request())
         await until(lambda: len(turns) == 1, steps=100_000)
         clock.advance(7.0)
-        turns._most = 1
         turns._next(asyncio.get_running_loop())
         assert (await client.answer())[0] == 200
     assert house.recorder.last.ended - house.recorder.last.began == 7.0
