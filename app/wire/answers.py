@@ -309,12 +309,14 @@ def end_of(route: str) -> Callable[[bytes], bool]:
     """Tells whether a block of a stream has its proper end."""
     named = _NAMED.get(route)  # type: ignore[call-overload]  # a `Route` is a `str`
     if named is None:
-        return lambda block: block.endswith(_DONES)
+        return lambda block: _DONE_AT_LAST.search(block, max(0, len(block) - _DONE_FITS)) is not None
     end = named.end
     return lambda block: end.search(block) is not None
 
 
-_DONES = (DONE, b"data: [DONE]\r\n\r\n", b"data:[DONE]\n\n")
+_DONE_FITS = 20
+_DONE_AT_LAST = re.compile(rb"(?:\A|\n)data: ?\[DONE\](?:\n\n|\r\n\r\n)\Z")
+"""A line of its own: a comment may say the same, and ends nothing."""
 
 
 def _printable(said: bytes) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.errors import EngineBroken, EngineNonsense
 from app.generation import Call, Route, Usage
-from app.wire.answers import AnswerStream, stream_reader, usage_of
+from app.wire.answers import AnswerStream, end_of, stream_reader, usage_of
 from app.wire.sse import DONE, data_of, split
 
 HEAD = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "demo"}
@@ -423,3 +423,21 @@ def test_a_whole_answer_without_usage_is_an_answer() -> None:
 def test_a_whole_answer_that_is_no_json_object_is_nonsense(body: bytes) -> None:
     with pytest.raises(EngineNonsense):
         usage_of(body)
+
+
+@pytest.mark.parametrize(
+    ("block", "ends"),
+    [
+        (b"data: [DONE]\n\n", True),
+        (b'data: {"a":1}\n\ndata: [DONE]\n\n', True),
+        (b'data: {"a":1}\r\n\r\ndata: [DONE]\r\n\r\n', True),
+        (b"data:[DONE]\n\n", True),
+        (b": data: [DONE]\n\n", False),
+        (b": and it said data: [DONE]\n\n", False),
+        (b'data: {"a":"data: [DONE]"}\n\n', False),
+        (b'data: [DONE]\n\ndata: {"a":1}\n\n', False),
+        (b"", False),
+    ],
+)
+def test_only_a_line_of_its_own_is_the_end_of_a_stream(block: bytes, ends: bool) -> None:
+    assert end_of(Route.CHAT)(block) is ends
