@@ -11,7 +11,7 @@ from collections.abc import Callable
 from app.clock import Clock
 
 LEAST = 4
-"""Under half a millisecond of work. With fewer, looking for what else there is to do becomes a part of it that counts."""
+"""Half a millisecond of work. With fewer, looking for what else there is to do becomes a part of it that counts."""
 MOST = 32
 PER_S = 2_500
 """May begin whatever else there is to do: about a quarter of the loop's time."""
