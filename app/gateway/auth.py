@@ -23,7 +23,7 @@ NOBODY = Tenant("", models=frozenset())
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 PROBES = frozenset({"/livez", "/readyz", "/health"})
 """What a load balancer may ask from anywhere."""
-OPEN = PROBES | {"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+OPEN = PROBES | {"/", "/docs", "/openapi.json"}
 METRICS = "/metrics"
 ADMIN = "/admin/"
 

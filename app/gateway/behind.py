@@ -1,5 +1,6 @@
 """The FastAPI application behind the edge: docs, models, health, metrics, and errors in one shape."""
 
+import functools
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
 
 from app.errors import GatewayError, InvalidRequest, Unforeseen, UnknownPath, WrongMethod
 from app.gateway.answers import headers_of
 from app.gateway.endpoints import Endpoints
 from app.gateway.openapi import with_hot_paths
+from app.gateway.reference import POLICY, page
 from app.wire.errors import error_json, row_of
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -24,6 +27,8 @@ def fastapi_app(endpoints: Endpoints, others: Iterable[APIRouter], lifespan: Lif
         description="An observable production gateway for language models you run yourself.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
     )
     app.include_router(endpoints.router())
     for router in others:
@@ -37,6 +42,12 @@ def fastapi_app(endpoints: Endpoints, others: Iterable[APIRouter], lifespan: Lif
     def openapi() -> dict[str, Any]:
         return app.openapi_schema or with_hot_paths(plain())
 
+    written = functools.cache(lambda: page(openapi()))
+
+    async def docs() -> Response:
+        return HTMLResponse(written(), headers={"content-security-policy": POLICY})
+
+    app.add_api_route("/docs", docs, methods=["GET", "HEAD"], include_in_schema=False)
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way to extend the document
     return app
 
