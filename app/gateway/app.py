@@ -196,9 +196,9 @@ class Gateway:
         try:
             async with self.supply.started(self.members.join):
                 await self.members.look_first()
-                async with self._loops(), self._internally():
+                async with self._loops():
                     _leave_what_stays_to_the_end()
-                    async with self.replays.running(self.settings.listen.drain_s):
+                    async with self._internally(), self.replays.running(self.settings.listen.drain_s):
                         yield
         finally:
             await self.members.aclose()

@@ -15,7 +15,7 @@ import uvloop
 
 from app.cluster.launchers.plan import missing
 from app.gateway.app import Gateway
-from app.gateway.listener import BACKLOG, Address, CannotListen, listener
+from app.gateway.listener import BACKLOG, Address, CannotListen, listener, sharing
 from app.settings import Settings
 from gllm.cli.greeting import greeting, near
 from gllm.cli.logs import configure
@@ -47,7 +47,7 @@ def serve(settings: Settings, early: MemoryHandler, *, quiet: bool = False) -> i
     configure(settings.logs, early)
     try:
         at = Address(settings.listen.host, settings.listen.port, "HOST", "add: --port ")
-        with listener(at, share=settings.listen.processes > 1) as listening:
+        with (sharing if settings.listen.processes > 1 else listener)(at) as listening:
             urls = ", ".join(settings.engine.urls)
             progress = Progress(screen, f"waiting for {urls}" if urls else "starting")
             if quiet:

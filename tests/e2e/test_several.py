@@ -3,9 +3,9 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,13 @@ LONG = {"prompt": "On and on", "max_tokens": 600, "ignore_eos": True, "stream": 
 MINUTE = 10
 
 
+def impatient(**limits: float) -> tuple[str, ...]:
+    """`gllm serve` whose parent waits for signs of life no longer than that."""
+    python, option, script, command = GatewayProcess.SERVE
+    words = "".join(f"several.{name} = {limit}; " for name, limit in limits.items())
+    return python, option, f"from gllm.cli import several; {words}{script}", command
+
+
 class Both:
     """The gateway, and each of its processes by its own port."""
 
@@ -34,12 +41,7 @@ class Both:
         self.sites = [Site(first_port + number) for number in range(2)]
 
     def processes(self) -> list[int]:
-        """Without their keepers, in the order of their numbers."""
-        words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in self.gateway.children()}
-        found = {
-            int(each[each.index(b"--as-process") + 1]): pid for pid, each in words.items() if b"gllm.cli" in each[:5]
-        }
-        return [found[number] for number in sorted(found)]
+        return processes_of(self.gateway)
 
     def answered(self) -> list[float]:
         """Calls, by process."""
@@ -55,13 +57,26 @@ class Both:
             return Counter(each.status_code for each in threads.map(lambda _: self.ask(tenant), range(count)))
 
 
+def processes_of(gateway: GatewayProcess) -> list[int]:
+    """Without their keepers, in the order of their numbers."""
+    found = {}
+    for pid in gateway.children():
+        with suppress(OSError):  # it has ended meanwhile
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"gllm.cli" in words[:5]:
+                found[int(words[words.index(b"--as-process") + 1])] = pid
+    return [found[number] for number in sorted(found)]
+
+
 @contextmanager
-def several(name: str, engine: Engine, logs: Path, redis: RedisServer) -> Iterator[Both]:
+def several(
+    name: str, engine: Engine, logs: Path, redis: RedisServer, argv: Sequence[str] = GatewayProcess.SERVE, **more: str
+) -> Iterator[Both]:
     tenants, first_port = logs / f"{name}.toml", free_port()
     write_tenants(tenants, {"free": {}, "minute": {"requests_per_minute": MINUTE}})
     settings = {"ENGINE_URLS": engine.url, "TENANTS_FILE": str(tenants), "REDIS_URL": redis.url, "REDIS_TIMEOUT": "1"}
-    settings |= {"METRICS_PORT": str(first_port), "PROCESSES": "2", "DRAIN_SECONDS": "10"}
-    with running(GatewayProcess(name, free_port(), logs, **settings), "/livez") as gateway:
+    settings |= {"METRICS_PORT": str(first_port), "PROCESSES": "2", "DRAIN_SECONDS": "10", **more}
+    with running(GatewayProcess(name, free_port(), logs, argv, **settings), "/livez") as gateway:
         both = Both(gateway, first_port)
         assert comes_true(lambda: all(site.answers("/readyz") for site in both.sites), 60)
         yield both
@@ -168,6 +183,67 @@ def test_when_a_keeper_is_killed_its_process_ends_and_both_are_replaced(
         assert comes_true(lambda: both.sites[0].answers("/readyz"), 30)
         back, same = both.processes()
         assert (back != first, same) == (True, other)
+
+
+def test_one_that_hangs_is_killed_and_replaced_and_the_other_goes_on(
+    engine: Engine, logs: Path, redis: RedisServer
+) -> None:
+    with several("hangs", engine, logs, redis, impatient(HUNG_S=6)) as both:
+        hung, other = both.processes()
+        os.kill(hung, signal.SIGSTOP)
+        assert comes_true(lambda: not alive(hung), 20)
+        assert both.ask_many(8) == {200: 8}
+        assert comes_true(lambda: both.sites[0].answers("/readyz"), 30)
+        back, same = both.processes()
+        assert (back != hung, same) == (True, other)
+        said = both.gateway.log.read_text()
+        assert "gllm: gateway process 0 gave no sign of life for 6 s, and was killed. It is started again in" in said
+
+
+def test_one_that_does_not_come_up_ends_all_and_is_told(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    settings = {"ENGINE_URLS": engine.url, "REDIS_URL": redis.url, "PROCESSES": "2", "METRICS_PORT": str(free_port())}
+    gateway = GatewayProcess("stuck", free_port(), logs, impatient(START_WITHIN_S=20), **settings)
+    try:
+        assert comes_true(lambda: len(processes_of(gateway)) == 2, 30)
+        family = gateway.children()
+        os.kill(processes_of(gateway)[1], signal.SIGSTOP)
+        assert gateway.wait(60) == 1
+        assert not any(map(alive, family))
+        said = gateway.log.read_text()
+        assert "gllm: gateway process 1 did not come up within 20 s, and was killed.\n" in said
+        assert "started again" not in said
+    finally:
+        gateway.end()
+
+
+def test_streams_of_one_are_not_harmed_when_the_other_is_killed(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    with several("streams", engine, logs, redis) as both, ExitStack() as stack:
+        lines = [f"{name}: {value}" for name, value in signed("free").items()]
+        clients = [stack.enter_context(Raw(both.gateway.port)) for _ in range(12)]
+        for client in clients:
+            client.say(request(COMPLETIONS, LONG, *lines))
+            client.until(b"data: ")
+        open_there = int(both.sites[1].sum_of("gllm_streams_open"))
+        os.kill(both.processes()[0], signal.SIGKILL)
+        assert sum(map(ends_well, clients)) == open_there > 0
+
+
+def test_together_they_keep_to_the_numbers_that_are_set(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    numbers = {"MAX_CONCURRENT_REQUESTS": "3", "QUEUE_CAPACITY": "5", "JOURNAL_REQUESTS": "1"}
+    with several("parts", engine, logs, redis, **numbers) as both:
+        slots = [site.sum_of("gllm_replica_slots") for site in both.sites]
+        places = [site.sum_of("gllm_queue_places") for site in both.sites]
+        assert (slots, places) == ([2, 1], [3, 2])
+        told = "MAX_CONCURRENT_REQUESTS=3 (1 or 2), QUEUE_CAPACITY=5 (2 or 3), QUEUE_CAPACITY_TOKENS=1000000 (500000)"
+        assert comes_true(lambda: told in both.gateway.log.read_text(), 5)
+        assert "JOURNAL_REQUESTS=1 (1, 2 together)" in both.gateway.log.read_text()
+
+
+def ends_well(client: Raw) -> bool:
+    try:
+        return client.until(b"data: [DONE]").endswith(b"[DONE]")
+    except ConnectionResetError:
+        return False
 
 
 def parent_of(pid: int) -> int:
