@@ -70,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
             return several.serve(settings, sys.argv[1:], quiet=args.quiet)
         from gllm.cli.serving import serve
 
-        return serve(settings, early, quiet=args.quiet or args.process is not None)
+        if args.process is None:
+            return serve(settings, early, quiet=args.quiet)
+        from gllm.cli.family import family_of
+
+        return serve(settings, early, quiet=True, family=family_of(settings, args.process))
     except BadSetting as error:
         print(f"gllm: {error}", file=sys.stderr)
         return USAGE

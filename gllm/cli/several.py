@@ -6,6 +6,7 @@ through Redis, as gateways on several machines do (docs/adr/0024).
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from app.gateway.listener import Address, CannotListen, listener, shared
 from app.settings import Settings
 from app.settings.parts import part, shared_out
 from gllm.cli.child import FIRST_PAUSE_S, GLLM, LONG_LIFE_S, LONGEST_PAUSE_S, POLL_S
+from gllm.cli.family import KEY, place_of
 from gllm.cli.greeting import near
 
 STOPPED, FAILED, KILLED = 0, 1, 130
@@ -56,8 +58,9 @@ class Several:
     def __init__(self, settings: Settings, words: Sequence[str], port: int, *, quiet: bool) -> None:
         self._words = words
         self._url = near(settings.listen.host, port)
+        self._env = {**os.environ, KEY: secrets.token_hex(16)}
         self._grace_s = settings.listen.drain_s + SLACK_S
-        self._probes = [_probes(settings, number) for number in range(settings.listen.processes)]
+        self._probes = [place_of(settings, number) for number in range(settings.listen.processes)]
         self._shared_out = ", ".join(
             _said(name, whole, settings.listen.processes) for name, whole in shared_out(settings).items()
         )
@@ -116,7 +119,12 @@ class Several:
         stop does."""
         command = (*GLLM, *self._words, "--as-process", str(number))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(Path(keeper.__file__)), str(self._grace_s), *command, stdin=asyncio.subprocess.PIPE
+            sys.executable,
+            str(Path(keeper.__file__)),
+            str(self._grace_s),
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            env=self._env,
         )
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(self._watch(number, http, process))
@@ -156,11 +164,6 @@ class Several:
             print("Metrics and probes of each, for machines:")
             print("".join(f"  {url}\n" for url in self._probes), end="", flush=True)
             self._greeted = True
-
-
-def _probes(settings: Settings, number: int) -> str:
-    telemetry = settings.telemetry
-    return near(telemetry.metrics_host, (telemetry.metrics_port or 0) + number)
 
 
 def _said(name: str, whole: int, of: int) -> str:

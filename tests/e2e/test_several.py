@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 
 from tests.e2e.conftest import running
 from tests.support.ports import free_port
-from tests.support.processes import Engine, GatewayProcess, Site, alive, comes_true
+from tests.support.processes import Engine, GatewayProcess, Site, alive, clean_environment, comes_true
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sockets import Raw, request
 from tests.support.tenancy import ADMIN, signed, write_tenants
@@ -108,6 +109,40 @@ def test_a_limit_is_exact_over_both(both: Both) -> None:
 def test_metrics_of_any_one_of_them_are_not_served_for_both(both: Both) -> None:
     answer = both.gateway.http.get("/metrics", headers=signed(ADMIN))
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def explain(both: Both, *args: str, code: int = 0) -> str:
+    key = signed(ADMIN)["authorization"].removeprefix("Bearer ")
+    env = clean_environment(GLLM_URL=both.gateway.url, GLLM_API_KEY=key)
+    command = [*GatewayProcess.SERVE[:-1], "explain", *args]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def admin(both: Both, path: str) -> httpx.Response:
+    """Asked on a connection of its own, so that any process may get it."""
+    with httpx.Client(base_url=both.gateway.url, trust_env=False, timeout=30) as client:
+        return client.get(path, headers=signed(ADMIN))
+
+
+def test_a_request_is_explained_whichever_process_had_it_and_whichever_is_asked(both: Both) -> None:
+    answered = [both.ask() for _ in range(12)]
+    ids = [each.headers["x-request-id"] for each in answered]
+    assert len({each[:8] for each in ids}) == 2  # both have had some
+    pages = [admin(both, f"/admin/requests/{each}") for each in ids for _ in range(4)]
+    assert {page.status_code for page in pages} == {200}
+    for _ in range(4):
+        assert {each["id"] for each in admin(both, "/admin/requests?limit=12").json()["requests"]} == set(ids)
+    assert explain(both, ids[0]).startswith(f"Request {ids[0]}: ok (200)")
+    unknown = explain(both, "req-" + "0" * 24, code=1)
+    assert "its id is of gateway '0000', and the processes here are '" in unknown
+
+
+def test_what_siblings_tell_each_other_is_told_to_nobody_else(both: Both) -> None:
+    for headers in ({}, {"authorization": "Bearer x"}, signed(ADMIN)):
+        answer = both.sites[0].http.get("/siblings/requests?limit=5", headers=headers)
+        assert answer.status_code == 404
 
 
 def test_one_that_is_killed_comes_back_and_the_other_goes_on(both: Both) -> None:

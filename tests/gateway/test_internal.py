@@ -25,7 +25,7 @@ ANY_PORT = Address("127.0.0.1", 0, "METRICS_HOST", "set METRICS_PORT=")
 async def served(house: House, heartbeat: Heartbeat | None = None) -> AsyncIterator[int]:
     gateway = house.gateway
     probes = Probes(gateway.fleet, gateway.admission, gateway.metrics, heartbeat or gateway.heartbeat)
-    one = InternalListener(listener(ANY_PORT), probes)
+    one = InternalListener(listener(ANY_PORT), probes, gateway.siblings)
     async with one.serving():
         yield one.listening.getsockname()[1]
     assert one.listening.fileno() == -1
