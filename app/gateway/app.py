@@ -151,8 +151,8 @@ class Gateway:
         beside = (
             Admin(self.books),
             JournalPages(self.journal, self.admission, explanations, self.siblings),
-            Ancestor(self.members, self.swaps),
-            Operators(self.members, self.swaps, adapters, self.fleet, clock, drain_s),
+            Ancestor(self.members, self.swaps, self.siblings),
+            Operators(self.members, self.swaps, adapters, self.fleet, clock, drain_s, self.siblings),
         )
         behind = fastapi_app(endpoints, [each.router() for each in beside], self._lifespan)
         if self.tracer is not None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.e2e.conftest import running
+from tests.e2e.test_cluster import Cluster
 from tests.support.ports import free_port
 from tests.support.processes import Engine, GatewayProcess, Site, alive, clean_environment, comes_true
 from tests.support.redis_server import RedisServer, redis_server
@@ -272,6 +274,27 @@ def test_together_they_keep_to_the_numbers_that_are_set(engine: Engine, logs: Pa
         told = "MAX_CONCURRENT_REQUESTS=3 (1 or 2), QUEUE_CAPACITY=5 (2 or 3), QUEUE_CAPACITY_TOKENS=1000000 (500000)"
         assert comes_true(lambda: told in both.gateway.log.read_text(), 5)
         assert "JOURNAL_REQUESTS=1 (1, 2 together)" in both.gateway.log.read_text()
+
+
+def test_what_one_of_them_knows_of_workers_and_does_to_them_all_tell(tmp_path: Path, redis: RedisServer) -> None:
+    several = {"PROCESSES": "2", "METRICS_PORT": str(free_port()), "REDIS_URL": redis.url, "REDIS_TIMEOUT": "1"}
+    with ExitStack() as stack:
+        cluster = Cluster(tmp_path, stack, **several)
+        cluster.starts_worker("w1")
+
+        def rows() -> list[dict[str, Any]]:
+            """As several connections are told, each of which any process may get."""
+            return [row for _ in range(8) for row in cluster.asked("GET", "/admin/workers").json()["workers"]]
+
+        assert comes_true(lambda: [row["state"] for row in rows()] == ["empty"] * 8, 60), cluster.tails()
+        cluster.loads("well-1", names=["chat"])
+        assert comes_true(lambda: [row.get("slots") for row in rows()] == [32] * 8, 60), cluster.tails()
+        for _ in range(3):
+            began = cluster.asked("POST", "/admin/models", {"model": "well-2-slow9", "names": ["chat"]})
+            assert began.status_code == 202, began.text
+            seen = [cluster.asked("GET", "/admin/swap").json() for _ in range(4)]
+            assert {each["id"] for each in seen} == {began.json()["id"]}
+            assert cluster.asked("DELETE", "/admin/swap").json()["outcome"] == "cancelled"
 
 
 def ends_well(client: Raw) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from app.cluster.fleet import Prospect
 from app.engines.scripted import Scripted
 from app.errors import EngineFailed, EngineRefused, Outcome
+from app.gateway.siblings import Family
 from app.reliability.retry import Retry
 from app.telemetry.explanation import Explanation, Requests
 from app.telemetry.story import MOST_CANDIDATES, NotRetried
@@ -22,6 +23,7 @@ from tests.gateway.test_takeover import asking as taken_over
 from tests.gateway.test_takeover import dying, living, pair
 from tests.support.asgi import JSON, Exchange
 from tests.support.clock import FakeClock
+from tests.support.ports import free_port
 from tests.support.tenancy import ADMIN, signed, write_tenants
 from tests.support.until import until
 
@@ -549,3 +551,18 @@ async def test_no_prompt_key_or_answer_is_ever_told(limited: House) -> None:
         pages += [msgspec.json.encode(call).decode(), text]
     assert len(pages) == 25
     assert [each for each in pages if "canary" in each or "Hello, world" in each] == []
+
+
+# --- one of several processes ---------------------------------------------------------------------------------------
+
+
+async def test_a_process_that_does_not_answer_is_named(build: Build) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    house = await build(family=Family((nobody,), "key"))
+    served = await house.post(asking())
+    call, _ = await of(house, served)
+    page = await listed(house)
+    assert ([each.id for each in page.requests], page.silent) == ([call.id], (nobody,))
+    missed = await get(house, "/admin/requests/req-1")
+    assert missed.status == 404
+    assert f"as far as was heard: {nobody} did not answer.".encode() in missed.body
