@@ -56,7 +56,8 @@ class Listen:
         1,
         "Gateway processes that share PORT, each with a core of its own. More than one take REDIS_URL, through which "
         "they share limits, keys and usage; engines that run already (`external` or `workers`); and METRICS_PORT: each "
-        "has that listener for itself, from that port on.",
+        "has that listener for itself, from that port on. They share out MAX_CONCURRENT_REQUESTS, QUEUE_CAPACITY, "
+        "QUEUE_CAPACITY_TOKENS and JOURNAL_REQUESTS.",
         ge=1,
         le=64,
     )

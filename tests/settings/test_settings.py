@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import BadSetting, Engine, Settings, Timeouts
+from app.settings.parts import parts_of
 
 
 def load(env: dict[str, str] | None = None, **flags: object) -> Settings:
@@ -184,6 +185,12 @@ def test_several_processes_need_what_they_are_to_share(lacking: str, said: str) 
     assert refusal({name: value for name, value in SEVERAL.items() if name != lacking}) == said
 
 
+@pytest.mark.parametrize(("whole", "of", "parts"), [(32, 3, [11, 11, 10]), (2, 4, [1, 1, 1, 1]), (0, 2, [0, 0])])
+def test_several_processes_share_out_what_is_set(whole: int, of: int, parts: list[int]) -> None:
+    settings = load({**SEVERAL, "PROCESSES": str(of), "QUEUE_CAPACITY": str(whole)})
+    assert [parts_of(settings, number)["QUEUE_CAPACITY"] for number in range(of)] == parts
+
+
 def test_engine_urls_with_an_engine_to_start_are_a_contradiction() -> None:
     assert "contradict" in refusal({"ENGINE_URLS": "http://a", "ENGINE_TYPE": "vllm"})
 
@@ -255,7 +262,7 @@ def test_a_name_without_effect_is_told_and_does_no_harm(caplog: pytest.LogCaptur
     assert load({"WORKERS": "7", "APP_NAME": "x"}) == load()
     assert caplog.messages == [
         "APP_NAME has no effect: this product has its own name.",
-        "WORKERS has no effect: a gateway is one process; to use more, start more gateways.",
+        "WORKERS has no effect: here that is PROCESSES.",
     ]
 
 
