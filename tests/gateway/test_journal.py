@@ -19,6 +19,7 @@ from gllm.cli.sentences import told
 from tests.gateway.conftest import CHAT, Build, House, asking
 from tests.gateway.test_admission import ONE_AT_A_TIME, Crowd, Hosts, stalling
 from tests.gateway.test_idempotency import asks, begin, idle, keyed, pass_time
+from tests.gateway.test_internal import served
 from tests.gateway.test_takeover import asking as taken_over
 from tests.gateway.test_takeover import dying, living, pair
 from tests.support.asgi import JSON, Exchange
@@ -566,3 +567,22 @@ async def test_a_process_that_does_not_answer_is_named(build: Build) -> None:
     missed = await get(house, "/admin/requests/req-1")
     assert missed.status == 404
     assert f"as far as was heard: {nobody} did not answer.".encode() in missed.body
+
+
+async def test_of_all_processes_calls_the_newest_come_first(build: Build, tmp_path: Path) -> None:
+    named = [(b"x-request-id", b"same")]
+    there = await build(settings={"STATE_DIR": tmp_path / "there"}, family=Family((), "key"))
+    async with served(there) as port:
+        here = await build(family=Family((f"http://127.0.0.1:{port}",), "key"))
+        await here.post(asking(), headers=[*JSON, *named])
+        await there.post(asking(), headers=[*JSON, *named])
+        last = await here.post(asking())
+        page = await listed(here)
+        assert [each.id for each in page.requests] == [last.headers["x-request-id"], "same", "same"]
+        assert (page.kept, page.silent) == (2_000, ())
+        assert [each.id for each in (await listed(here, "limit=1")).requests] == [last.headers["x-request-id"]]
+        call, _ = await explained(here, "same")
+        assert call.gateway == there.gateway.name
+        missed = await get(here, "/admin/requests/req-" + "0" * 24)
+        both = f"the processes here are '{here.gateway.name}', '{there.gateway.name}'"
+        assert both.encode() in missed.body

@@ -185,6 +185,18 @@ def test_several_processes_need_what_they_are_to_share(lacking: str, said: str) 
     assert refusal({name: value for name, value in SEVERAL.items() if name != lacking}) == said
 
 
+@pytest.mark.parametrize(
+    ("metrics_port", "said"),
+    [
+        ("65534", "take the ports 65534 to 65536, and there is none above 65535: choose another METRICS_PORT."),
+        ("7998", "take the ports 7998 to 8000, and PORT is 8000: choose another METRICS_PORT."),
+    ],
+)
+def test_several_processes_need_ports_that_there_are(metrics_port: str, said: str) -> None:
+    refused = refusal({**SEVERAL, "PROCESSES": "3", "METRICS_PORT": metrics_port})
+    assert refused == f"PROCESSES=3 and METRICS_PORT={metrics_port} {said}"
+
+
 @pytest.mark.parametrize(("whole", "of", "parts"), [(32, 3, [11, 11, 10]), (2, 4, [1, 1, 1, 1]), (0, 2, [0, 0])])
 def test_several_processes_share_out_what_is_set(whole: int, of: int, parts: list[int]) -> None:
     settings = load({**SEVERAL, "PROCESSES": str(of), "QUEUE_CAPACITY": str(whole)})
