@@ -258,7 +258,7 @@ def test_streams_of_one_are_not_harmed_when_the_other_is_killed(engine: Engine, 
         lines = [f"{name}: {value}" for name, value in signed("free").items()]
         clients = [stack.enter_context(Raw(both.gateway.port)) for _ in range(12)]
         for client in clients:
-            client.say(request(COMPLETIONS, LONG, *lines))
+            client.say(request(COMPLETIONS, {**LONG, "max_tokens": 300}, *lines))
             client.until(b"data: ")
         open_there = int(both.sites[1].sum_of("gllm_streams_open"))
         os.kill(both.processes()[0], signal.SIGKILL)
