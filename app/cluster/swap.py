@@ -75,7 +75,7 @@ class Swap:
         self.feed = Feed()
         self._members = members
         self._clock = clock
-        self._began = clock()
+        self.began = clock()
         self._seconds: float | None = None
         self._drain_s = limits.drain_s if wish.drain_s is None else wish.drain_s
         self._limit_s = self._drain_s + limits.load_s + SLACK_S
@@ -105,7 +105,7 @@ class Swap:
             names=names_of(self.wish.order),
             outcome=self.outcome,
             rounds=self.rounds,
-            seconds=round(self._clock() - self._began if self._seconds is None else self._seconds, 3),
+            seconds=round(self._clock() - self.began if self._seconds is None else self._seconds, 3),
             workers=tuple(self.feed.steps.values()),
             worker=self._failed,
             reason="" if failure is None else failure.message,
@@ -130,7 +130,7 @@ class Swap:
             log.exception("the change of models %s failed unforeseen", self.id)
             await self._back(LoadFailed("It failed for a reason that nobody foresaw: the gateway's log has it."))
         finally:
-            self._seconds = self._clock() - self._began
+            self._seconds = self._clock() - self.began
 
     # --- forward --------------------------------------------------------------------------------------------------
 
@@ -276,6 +276,10 @@ class Swaps:
         self._turn = turn
         self._tasks: asyncio.TaskGroup | None = None
         members.at_rest = turn.is_free
+
+    @property
+    def running(self) -> bool:
+        return self.latest is not None and self.latest.running
 
     async def run(self) -> None:
         """As long as the gateway does: whoever asked for a swap may hang up meanwhile."""

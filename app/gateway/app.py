@@ -45,6 +45,7 @@ from app.gateway.readings import Readings
 from app.gateway.replays import Replays
 from app.gateway.routing import LOOKS_AT_LOAD, POLICIES, READS_PROMPTS
 from app.gateway.routing.chain import prefix_of
+from app.gateway.siblings import Family, Siblings
 from app.gateway.supply import Supply
 from app.gateway.ticket import Ticket
 from app.gateway.turns import Turns
@@ -102,10 +103,11 @@ class Gateway:
         clock: Clock = time.monotonic,
         backends: Sequence[Telemetry] = (),
         on_progress: OnProgress = lambda name, line: None,
+        family: Family | None = None,
     ) -> None:
         """`engines` stand in for those that the settings describe; `backends` are told beside the usual ones;
-        `on_progress` hears what engines say while they load. Raises `BadSetting` for a bad file of tenants, and
-        `CannotListen` for METRICS_PORT."""
+        `on_progress` hears what engines say while they load; `family`: of a process that is one of several. Raises
+        `BadSetting` for a bad file of tenants, and `CannotListen` for METRICS_PORT."""
         self.settings = settings
         self.clock = clock
         self.tenants = self._tenants()
@@ -134,6 +136,7 @@ class Gateway:
         self.answers = self._answers()
         self.replays = Replays(self.answers, settings.idempotency, self.watch)
         self.heartbeat = Heartbeat(clock, self.metrics.loop_lag if self.metrics else lambda seconds: None)
+        self.siblings = Siblings(family)
         self.internal = self._internal()
         adapters = Adapters(self.members)
         endpoints = Endpoints(
@@ -148,11 +151,12 @@ class Gateway:
             adapters.parent_of,
         )
         drain_s = settings.cluster.drain_s
+        explanations = Explanations(self.name, routing.policy, clock, _unix_now)
         beside = (
             Admin(self.books),
-            JournalPages(self.journal, self.admission, Explanations(self.name, routing.policy, clock, _unix_now)),
-            Ancestor(self.members, self.swaps),
-            Operators(self.members, self.swaps, adapters, self.fleet, clock, drain_s),
+            JournalPages(self.journal, self.admission, explanations, self.siblings),
+            Ancestor(self.members, self.swaps, self.siblings),
+            Operators(self.members, self.swaps, adapters, self.fleet, clock, drain_s, self.siblings),
         )
         behind = fastapi_app(endpoints, [each.router() for each in beside], self._lifespan)
         if self.tracer is not None:
@@ -200,11 +204,12 @@ class Gateway:
         try:
             async with self.supply.started(self.members.join):
                 await self.members.look_first()
-                async with self._loops(), self._internally():
+                async with self._loops():
                     _leave_what_stays_to_the_end()
-                    async with self.replays.running(self.settings.listen.drain_s):
+                    async with self._internally(), self.replays.running(self.settings.listen.drain_s):
                         yield
         finally:
+            await self.siblings.aclose()
             await self.members.aclose()
             await self.answers.aclose()
             await self.books.aclose()
@@ -298,7 +303,7 @@ class Gateway:
         if port is None:
             return None
         taken = listener(Address(host, port, "METRICS_HOST", "set METRICS_PORT="))
-        return InternalListener(taken, Probes(self.fleet, self.admission, self.metrics, self.heartbeat))
+        return InternalListener(taken, Probes(self.fleet, self.admission, self.metrics, self.heartbeat), self.siblings)
 
     def _tracer(self) -> "Tracer | None":
         """Where it is off, its SDK is not even imported."""

@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 from asyncio import IncompleteReadError, LimitOverrunError, StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from threading import Event, Thread
@@ -17,6 +17,7 @@ from app.errors import Draining, GatewayError, HeadersTooLarge, MalformedHttp, N
 from app.gateway.admission import Admission
 from app.gateway.answers import headers_of
 from app.gateway.heartbeat import Heartbeat
+from app.gateway.siblings import Siblings
 from app.telemetry.prometheus import Metrics
 from app.wire.errors import error_json, row_of
 
@@ -94,11 +95,14 @@ def _refusal(error: GatewayError) -> Page:
 
 
 class InternalListener:
-    """As a block: while it lasts, `probes` answer on `listening`, which is closed with it."""
+    """As a block: while it lasts, `probes` answer on `listening`, which is closed with it; and `siblings` are told what
+    they ask, by the gateway's own loop, as only that may look at what it changes."""
 
-    def __init__(self, listening: socket.socket, probes: Probes) -> None:
+    def __init__(self, listening: socket.socket, probes: Probes, siblings: Siblings) -> None:
         self.listening = listening
         self._probes = probes
+        self._siblings = siblings
+        self._gateways_loop: asyncio.AbstractEventLoop
         self._open = 0
         self._started = Event()
         self._loop: asyncio.AbstractEventLoop
@@ -107,6 +111,7 @@ class InternalListener:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
+        self._gateways_loop = asyncio.get_running_loop()
         self._thread.start()
         await asyncio.to_thread(self._started.wait)
         try:
@@ -133,8 +138,8 @@ class InternalListener:
             return
         self._open += 1
         try:
-            async with asyncio.timeout(CONNECTION_S):
-                writer.write(await self._answer(reader))
+            async with asyncio.timeout(CONNECTION_S) as within:
+                writer.write(await self._answer(reader, within))
                 writer.close()
                 await writer.wait_closed()
         except (OSError, TimeoutError, IncompleteReadError):
@@ -143,13 +148,17 @@ class InternalListener:
             self._open -= 1
             writer.transport.abort()
 
-    async def _answer(self, reader: StreamReader) -> bytes:
+    async def _answer(self, reader: StreamReader, within: asyncio.Timeout) -> bytes:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except LimitOverrunError:
             page, with_body = _refusal(HeadersTooLarge()), True
         else:
-            page, with_body = self._probes.answer(head)
+            if (asked := self._siblings.asked(head)) is not None:
+                within.reschedule(None)  # it waits as long as it likes
+                page, with_body = await self._told(asked), True
+            else:
+                page, with_body = self._probes.answer(head)
         lines = [
             b"HTTP/1.1 %d %b" % (page.status, HTTPStatus(page.status).phrase.encode()),
             b"content-type: %b" % page.content_type.encode(),
@@ -158,3 +167,10 @@ class InternalListener:
             *(b"%b: %b" % header for header in page.headers),
         ]
         return b"\r\n".join([*lines, b"", page.body if with_body else b""])
+
+    async def _told(self, asked: Callable[[], Awaitable[bytes]]) -> Page:
+        async def told() -> bytes:
+            return await asked()
+
+        answer = asyncio.run_coroutine_threadsafe(told(), self._gateways_loop)
+        return Page(200, "application/json", await asyncio.wrap_future(answer))

@@ -31,13 +31,18 @@ def shared(at: Address) -> socket.socket:
     listens there already. Nothing arrives at what is held: it does not listen itself."""
     with listener(at) as alone:
         port = alone.getsockname()[1]
-    return _bound(replace(at, port=port), share=True)
+    return sharing(replace(at, port=port))
 
 
-def listener(at: Address, *, share: bool = False) -> socket.socket:
-    """The address is ours from now on; or it is refused. `share`: ours beside other processes of the same user that say
-    so too. Each gets a part of the connections."""
-    taken = _bound(at, share=share)
+def sharing(at: Address) -> socket.socket:
+    """Ours beside other processes of the same user that say so too. From when it listens it gets a part of the
+    connections; hence not before somebody is there to serve them."""
+    return _bound(at, share=True)
+
+
+def listener(at: Address) -> socket.socket:
+    """The address is ours from now on; or it is refused."""
+    taken = _bound(at)
     try:
         taken.listen(BACKLOG)
     except OSError as error:
@@ -46,7 +51,7 @@ def listener(at: Address, *, share: bool = False) -> socket.socket:
     return taken
 
 
-def _bound(at: Address, *, share: bool) -> socket.socket:
+def _bound(at: Address, *, share: bool = False) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             at.host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

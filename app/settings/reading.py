@@ -17,7 +17,7 @@ log = logging.getLogger("gllm.settings")
 WITHOUT_EFFECT = {
     "APP_NAME": "this product has its own name",
     "APP_VERSION": "this product has its own version",
-    "WORKERS": "a gateway is one process; to use more, start more gateways",
+    "WORKERS": "here that is PROCESSES",
 }
 """Names that the ancestor had: they may stand in a `.env`, and do nothing; and why."""
 

@@ -16,7 +16,8 @@ from app.settings.sentences import sentence
 BY_EITHER_NAME = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
+LAST_PORT = 65_535
+Port = Annotated[int, Field(ge=0, le=LAST_PORT)]
 Bytes = Annotated[int, Field(ge=1_024, le=2**31)]
 EngineType = Annotated[
     Literal["transformers", "vllm", "command", "external", "workers"], BeforeValidator(values.engine_type)
@@ -56,7 +57,8 @@ class Listen:
         1,
         "Gateway processes that share PORT, each with a core of its own. More than one take REDIS_URL, through which "
         "they share limits, keys and usage; engines that run already (`external` or `workers`); and METRICS_PORT: each "
-        "has that listener for itself, from that port on.",
+        "has that listener for itself, from that port on. They share out MAX_CONCURRENT_REQUESTS, QUEUE_CAPACITY, "
+        "QUEUE_CAPACITY_TOKENS and JOURNAL_REQUESTS.",
         ge=1,
         le=64,
     )
@@ -441,6 +443,13 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"PROCESSES={many} needs METRICS_PORT: each process tells its own metrics on a port of its own, "
                     "from that one on."
+                )
+            first, last = self.telemetry.metrics_port, self.telemetry.metrics_port + many - 1
+            if last > LAST_PORT or first <= self.listen.port <= last:
+                why_not = f"there is none above {LAST_PORT}" if last > LAST_PORT else f"PORT is {self.listen.port}"
+                raise ValueError(
+                    f"PROCESSES={many} and METRICS_PORT={first} take the ports {first} to {last}, and {why_not}: "
+                    "choose another METRICS_PORT."
                 )
         return self
 

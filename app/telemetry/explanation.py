@@ -47,8 +47,10 @@ class Requests(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str
     """The first four digits of the ids that this one gives."""
     kept: int
-    """So many ended ones are, at most."""
+    """So many ended ones are, at most; by all processes of a gateway together."""
     requests: list[Summary]
+    silent: tuple[str, ...] = ()
+    """Processes that did not answer: what they had is missing."""
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,9 +91,10 @@ def _show(page: Requests | Explanation, args: argparse.Namespace) -> int:
 def _listed(page: Requests) -> list[str]:
     from gllm.cli import table
 
+    missing = [f"{each} did not answer: its requests are missing." for each in page.silent]
     if not page.requests:
-        return ["There are no such requests."]
-    return list(table.lines(HEAD, [_row(each) for each in page.requests], numbers=NUMBERS))
+        return ["There are no such requests.", *missing]
+    return [*table.lines(HEAD, [_row(each) for each in page.requests], numbers=NUMBERS), *missing]
 
 
 def _row(each: Summary) -> tuple[str, ...]:

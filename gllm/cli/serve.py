@@ -70,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
             return several.serve(settings, sys.argv[1:], quiet=args.quiet)
         from gllm.cli.serving import serve
 
-        return serve(settings, early, quiet=args.quiet or args.process is not None)
+        if args.process is None:
+            return serve(settings, early, quiet=args.quiet)
+        from gllm.cli.family import family_of
+
+        return serve(settings, early, quiet=True, family=family_of(settings, args.process))
     except BadSetting as error:
         print(f"gllm: {error}", file=sys.stderr)
         return USAGE
@@ -88,9 +92,12 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 
 def _of_one(settings: Settings, number: int) -> dict[str, Any]:
-    """What each of several processes has for itself. The first one has what a single one would."""
+    """What each of several processes has for itself. The first one's places are those of a single one."""
+    from app.settings.parts import parts_of
+
     folder = settings.storage.state_dir
     return {
+        **{name.lower(): part for name, part in parts_of(settings, number).items()},
         "metrics_port": (settings.telemetry.metrics_port or 0) + number,
         "state_dir": folder / f"process-{number}" if number else folder,
     }

@@ -15,7 +15,8 @@ import uvloop
 
 from app.cluster.launchers.plan import missing
 from app.gateway.app import Gateway
-from app.gateway.listener import BACKLOG, Address, CannotListen, listener
+from app.gateway.listener import BACKLOG, Address, CannotListen, listener, sharing
+from app.gateway.siblings import Family
 from app.settings import Settings
 from gllm.cli.greeting import greeting, near
 from gllm.cli.logs import configure
@@ -37,9 +38,9 @@ class CannotServe(Exception):
     """The text is a sentence for the person who starts the gateway."""
 
 
-def serve(settings: Settings, early: MemoryHandler, *, quiet: bool = False) -> int:
+def serve(settings: Settings, early: MemoryHandler, *, quiet: bool = False, family: Family | None = None) -> int:
     """The exit code, once all has ended. `early` holds what was logged before there were settings; `quiet`: somebody
-    else tells people how it goes.
+    else tells people how it goes; `family`: of one of several.
     """
     screen = Screen(sys.stderr) if sys.stderr.isatty() else None
     if screen is not None:
@@ -47,19 +48,21 @@ def serve(settings: Settings, early: MemoryHandler, *, quiet: bool = False) -> i
     configure(settings.logs, early)
     try:
         at = Address(settings.listen.host, settings.listen.port, "HOST", "add: --port ")
-        with listener(at, share=settings.listen.processes > 1) as listening:
+        with (sharing if settings.listen.processes > 1 else listener)(at) as listening:
             urls = ", ".join(settings.engine.urls)
             progress = Progress(screen, f"waiting for {urls}" if urls else "starting")
             if quiet:
                 progress.done()
-            return uvloop.run(Serving(settings, listening, progress, quiet=quiet).run())
+            return uvloop.run(Serving(settings, listening, progress, quiet=quiet, family=family).run())
     except (CannotServe, CannotListen) as error:
         print(f"gllm: {error}", file=sys.stderr)
         return FAILED
 
 
 class Serving:
-    def __init__(self, settings: Settings, listener: socket.socket, progress: Progress, *, quiet: bool) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, progress: Progress, *, quiet: bool, family: Family | None
+    ) -> None:
         if lacking := missing(settings.engine):
             raise CannotServe(lacking)
         self._settings = settings
@@ -69,7 +72,7 @@ class Serving:
         self._quiet = quiet
         self._stopping = asyncio.Event()
         self._said: deque[str] = deque(maxlen=TAIL_SHOWN)
-        self._gateway = Gateway(settings, on_progress=self._engine_says)
+        self._gateway = Gateway(settings, on_progress=self._engine_says, family=family)
         self._server = _Server(_config(settings, self._gateway))
 
     async def run(self) -> int:

@@ -95,6 +95,12 @@ def test_without_an_id_the_latest_are_a_table(gateway: Gateway, told: Told) -> N
     ]
 
 
+def test_what_is_missing_from_the_list_is_said(gateway: Gateway, told: Told) -> None:
+    gateway.will("GET /admin/requests?limit=20", {**page(SERVED), "silent": ["http://127.0.0.1:9101"]})
+    assert main(["explain"]) == 0
+    assert told()[0].splitlines()[-1] == "http://127.0.0.1:9101 did not answer: its requests are missing."
+
+
 def test_filters_go_to_the_gateway(gateway: Gateway, told: Told) -> None:
     gateway.will("GET /admin/requests?limit=3&outcome=ok&tenant=team&model=demo", page())
     assert main(["explain", "--outcome", "ok", "--tenant", "team", "--model", "demo", "--limit", "3"]) == 0

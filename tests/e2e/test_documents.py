@@ -1,8 +1,9 @@
 """Every example in the documents is run: a fenced block after `<!-- run: gateway -->`, `tenants`, `library`,
-`start-cluster` (which starts one) or `cluster`."""
+`several` (which starts several processes), `start-cluster` (which starts one) or `cluster`."""
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ import pytest
 
 from tests.e2e.conftest import running
 from tests.support.ports import free_port
-from tests.support.processes import ROOT, Engine, GatewayProcess, Server, clean_environment, comes_true
+from tests.support.processes import ROOT, Engine, GatewayProcess, Server, Site, clean_environment, comes_true
+from tests.support.redis_server import redis_server
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")])
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):(8000|5333)")
 _BLOCK = re.compile(
-    r"(?:<!-- run: (?P<mark>gateway|tenants|library|start-cluster|cluster) -->\n)?"
+    r"(?:<!-- run: (?P<mark>gateway|tenants|library|several|start-cluster|cluster) -->\n)?"
     r"^```(?P<language>bash|sh|python)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
@@ -108,6 +110,26 @@ def test_an_example_with_keys_does_what_it_shows(checkout: Checkout, example: Ex
 @that_need("library")
 def test_an_example_that_starts_its_own_engines_does_what_it_shows(example: Example) -> None:
     run(example, "", ROOT)
+
+
+@that_need("several")
+def test_an_example_of_several_processes_does_what_it_shows(
+    checkout: Checkout, example: Example, engine: Engine, tmp_path: Path
+) -> None:
+    port, first = free_port(), free_port()
+    with redis_server(tmp_path) as redis:
+        code = example.code.replace("redis://localhost:6379", redis.url).replace("http://localhost:8101", engine.url)
+        argv = ["bash", "-c", "exec env " + code.replace("9100", str(first))]
+        env = clean_environment(PORT=str(port))
+        with running(Server("several", argv, port, tmp_path / "log", env, checkout.folder), "/livez") as gateway:
+            sites = [Site(first + number) for number in range(2)]
+            assert comes_true(lambda: all(site.answers("/readyz") for site in sites), 60)
+            assert comes_true(lambda: f"2 gateway processes share {gateway.url}" in gateway.log.read_text(), 5)
+            asked = {"prompt": "Docker is", "max_tokens": 2}
+            assert gateway.http.post("/v1/completions", json=asked).status_code == 200
+            assert [site.sum_of("gllm_replica_slots") for site in sites] == [16, 16]
+            gateway.signal(signal.SIGTERM)
+            assert gateway.wait(30) == 0
 
 
 @pytest.fixture(scope="module")

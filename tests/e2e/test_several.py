@@ -2,18 +2,21 @@
 
 import os
 import signal
+import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.e2e.conftest import running
+from tests.e2e.test_cluster import Cluster
 from tests.support.ports import free_port
-from tests.support.processes import Engine, GatewayProcess, Site, alive, comes_true
+from tests.support.processes import Engine, GatewayProcess, Site, alive, clean_environment, comes_true
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sockets import Raw, request
 from tests.support.tenancy import ADMIN, signed, write_tenants
@@ -26,6 +29,13 @@ LONG = {"prompt": "On and on", "max_tokens": 600, "ignore_eos": True, "stream": 
 MINUTE = 10
 
 
+def impatient(**limits: float) -> tuple[str, ...]:
+    """`gllm serve` whose parent waits for signs of life no longer than that."""
+    python, option, script, command = GatewayProcess.SERVE
+    words = "".join(f"several.{name} = {limit}; " for name, limit in limits.items())
+    return python, option, f"from gllm.cli import several; {words}{script}", command
+
+
 class Both:
     """The gateway, and each of its processes by its own port."""
 
@@ -34,12 +44,7 @@ class Both:
         self.sites = [Site(first_port + number) for number in range(2)]
 
     def processes(self) -> list[int]:
-        """Without their keepers, in the order of their numbers."""
-        words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in self.gateway.children()}
-        found = {
-            int(each[each.index(b"--as-process") + 1]): pid for pid, each in words.items() if b"gllm.cli" in each[:5]
-        }
-        return [found[number] for number in sorted(found)]
+        return processes_of(self.gateway)
 
     def answered(self) -> list[float]:
         """Calls, by process."""
@@ -55,13 +60,26 @@ class Both:
             return Counter(each.status_code for each in threads.map(lambda _: self.ask(tenant), range(count)))
 
 
+def processes_of(gateway: GatewayProcess) -> list[int]:
+    """Without their keepers, in the order of their numbers."""
+    found = {}
+    for pid in gateway.children():
+        with suppress(OSError):  # it has ended meanwhile
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"gllm.cli" in words[:5]:
+                found[int(words[words.index(b"--as-process") + 1])] = pid
+    return [found[number] for number in sorted(found)]
+
+
 @contextmanager
-def several(name: str, engine: Engine, logs: Path, redis: RedisServer) -> Iterator[Both]:
+def several(
+    name: str, engine: Engine, logs: Path, redis: RedisServer, argv: Sequence[str] = GatewayProcess.SERVE, **more: str
+) -> Iterator[Both]:
     tenants, first_port = logs / f"{name}.toml", free_port()
     write_tenants(tenants, {"free": {}, "minute": {"requests_per_minute": MINUTE}})
     settings = {"ENGINE_URLS": engine.url, "TENANTS_FILE": str(tenants), "REDIS_URL": redis.url, "REDIS_TIMEOUT": "1"}
-    settings |= {"METRICS_PORT": str(first_port), "PROCESSES": "2", "DRAIN_SECONDS": "10"}
-    with running(GatewayProcess(name, free_port(), logs, **settings), "/livez") as gateway:
+    settings |= {"METRICS_PORT": str(first_port), "PROCESSES": "2", "DRAIN_SECONDS": "10", **more}
+    with running(GatewayProcess(name, free_port(), logs, argv, **settings), "/livez") as gateway:
         both = Both(gateway, first_port)
         assert comes_true(lambda: all(site.answers("/readyz") for site in both.sites), 60)
         yield both
@@ -93,6 +111,40 @@ def test_a_limit_is_exact_over_both(both: Both) -> None:
 def test_metrics_of_any_one_of_them_are_not_served_for_both(both: Both) -> None:
     answer = both.gateway.http.get("/metrics", headers=signed(ADMIN))
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def explain(both: Both, *args: str, code: int = 0) -> str:
+    key = signed(ADMIN)["authorization"].removeprefix("Bearer ")
+    env = clean_environment(GLLM_URL=both.gateway.url, GLLM_API_KEY=key)
+    command = [*GatewayProcess.SERVE[:-1], "explain", *args]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def admin(both: Both, path: str) -> httpx.Response:
+    """Asked on a connection of its own, so that any process may get it."""
+    with httpx.Client(base_url=both.gateway.url, trust_env=False, timeout=30) as client:
+        return client.get(path, headers=signed(ADMIN))
+
+
+def test_a_request_is_explained_whichever_process_had_it_and_whichever_is_asked(both: Both) -> None:
+    answered = [both.ask() for _ in range(12)]
+    ids = [each.headers["x-request-id"] for each in answered]
+    assert len({each[:8] for each in ids}) == 2  # both have had some
+    pages = [admin(both, f"/admin/requests/{each}") for each in ids for _ in range(4)]
+    assert {page.status_code for page in pages} == {200}
+    for _ in range(4):
+        assert {each["id"] for each in admin(both, "/admin/requests?limit=12").json()["requests"]} == set(ids)
+    assert explain(both, ids[0]).startswith(f"Request {ids[0]}: ok (200)")
+    unknown = explain(both, "req-" + "0" * 24, code=1)
+    assert "its id is of gateway '0000', and the processes here are '" in unknown
+
+
+def test_what_siblings_tell_each_other_is_told_to_nobody_else(both: Both) -> None:
+    for headers in ({}, {"authorization": "Bearer x"}, signed(ADMIN)):
+        answer = both.sites[0].http.get("/siblings/requests?limit=5", headers=headers)
+        assert answer.status_code == 404
 
 
 def test_one_that_is_killed_comes_back_and_the_other_goes_on(both: Both) -> None:
@@ -168,6 +220,88 @@ def test_when_a_keeper_is_killed_its_process_ends_and_both_are_replaced(
         assert comes_true(lambda: both.sites[0].answers("/readyz"), 30)
         back, same = both.processes()
         assert (back != first, same) == (True, other)
+
+
+def test_one_that_hangs_is_killed_and_replaced_and_the_other_goes_on(
+    engine: Engine, logs: Path, redis: RedisServer
+) -> None:
+    with several("hangs", engine, logs, redis, impatient(HUNG_S=6)) as both:
+        hung, other = both.processes()
+        os.kill(hung, signal.SIGSTOP)
+        assert comes_true(lambda: not alive(hung), 20)
+        assert both.ask_many(8) == {200: 8}
+        assert comes_true(lambda: both.sites[0].answers("/readyz"), 30)
+        back, same = both.processes()
+        assert (back != hung, same) == (True, other)
+        said = both.gateway.log.read_text()
+        assert "gllm: gateway process 0 gave no sign of life for 6 s, and was killed. It is started again in" in said
+
+
+def test_one_that_does_not_come_up_ends_all_and_is_told(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    settings = {"ENGINE_URLS": engine.url, "REDIS_URL": redis.url, "PROCESSES": "2", "METRICS_PORT": str(free_port())}
+    gateway = GatewayProcess("stuck", free_port(), logs, impatient(START_WITHIN_S=20), **settings)
+    try:
+        assert comes_true(lambda: len(processes_of(gateway)) == 2, 30)
+        family = gateway.children()
+        os.kill(processes_of(gateway)[1], signal.SIGSTOP)
+        assert gateway.wait(60) == 1
+        assert not any(map(alive, family))
+        said = gateway.log.read_text()
+        assert "gllm: gateway process 1 did not come up within 20 s, and was killed.\n" in said
+        assert "started again" not in said
+    finally:
+        gateway.end()
+
+
+def test_streams_of_one_are_not_harmed_when_the_other_is_killed(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    with several("streams", engine, logs, redis) as both, ExitStack() as stack:
+        lines = [f"{name}: {value}" for name, value in signed("free").items()]
+        clients = [stack.enter_context(Raw(both.gateway.port)) for _ in range(12)]
+        for client in clients:
+            client.say(request(COMPLETIONS, {**LONG, "max_tokens": 300}, *lines))
+            client.until(b"data: ")
+        open_there = int(both.sites[1].sum_of("gllm_streams_open"))
+        os.kill(both.processes()[0], signal.SIGKILL)
+        assert sum(map(ends_well, clients)) == open_there > 0
+
+
+def test_together_they_keep_to_the_numbers_that_are_set(engine: Engine, logs: Path, redis: RedisServer) -> None:
+    numbers = {"MAX_CONCURRENT_REQUESTS": "3", "QUEUE_CAPACITY": "5", "JOURNAL_REQUESTS": "1"}
+    with several("parts", engine, logs, redis, **numbers) as both:
+        slots = [site.sum_of("gllm_replica_slots") for site in both.sites]
+        places = [site.sum_of("gllm_queue_places") for site in both.sites]
+        assert (slots, places) == ([2, 1], [3, 2])
+        told = "MAX_CONCURRENT_REQUESTS=3 (1 or 2), QUEUE_CAPACITY=5 (2 or 3), QUEUE_CAPACITY_TOKENS=1000000 (500000)"
+        assert comes_true(lambda: told in both.gateway.log.read_text(), 5)
+        assert "JOURNAL_REQUESTS=1 (1, 2 together)" in both.gateway.log.read_text()
+
+
+def test_what_one_of_them_knows_of_workers_and_does_to_them_all_tell(tmp_path: Path, redis: RedisServer) -> None:
+    several = {"PROCESSES": "2", "METRICS_PORT": str(free_port()), "REDIS_URL": redis.url, "REDIS_TIMEOUT": "1"}
+    with ExitStack() as stack:
+        cluster = Cluster(tmp_path, stack, **several)
+        cluster.starts_worker("w1")
+
+        def rows() -> list[dict[str, Any]]:
+            """As several connections are told, each of which any process may get."""
+            return [row for _ in range(8) for row in cluster.asked("GET", "/admin/workers").json()["workers"]]
+
+        assert comes_true(lambda: [row["state"] for row in rows()] == ["empty"] * 8, 60), cluster.tails()
+        cluster.loads("well-1", names=["chat"])
+        assert comes_true(lambda: [row.get("slots") for row in rows()] == [32] * 8, 60), cluster.tails()
+        for _ in range(3):
+            began = cluster.asked("POST", "/admin/models", {"model": "well-2-slow9", "names": ["chat"]})
+            assert began.status_code == 202, began.text
+            seen = [cluster.asked("GET", "/admin/swap").json() for _ in range(4)]
+            assert {each["id"] for each in seen} == {began.json()["id"]}
+            assert cluster.asked("DELETE", "/admin/swap").json()["outcome"] == "cancelled"
+
+
+def ends_well(client: Raw) -> bool:
+    try:
+        return client.until(b"data: [DONE]").endswith(b"[DONE]")
+    except ConnectionResetError:
+        return False
 
 
 def parent_of(pid: int) -> int:

@@ -10,6 +10,7 @@ from app.clock import Clock
 from app.engines.base import Engine
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
+from app.gateway.siblings import Family
 from app.reliability.stores import embedded
 from app.settings import Settings
 from tests.support.asgi import Exchange
@@ -67,7 +68,10 @@ async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     async with AsyncExitStack() as stack:
 
         async def make(
-            settings: dict[str, Any] | None = None, clock: Clock = time.monotonic, **engines: Scripted
+            settings: dict[str, Any] | None = None,
+            clock: Clock = time.monotonic,
+            family: Family | None = None,
+            **engines: Scripted,
         ) -> House:
             recorder = Recorder()
             engines = engines or {"only": Scripted()}
@@ -77,7 +81,8 @@ async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             fixed = {"LOG_LEVEL": "error", "STATE_DIR": tmp_path / "state", "ROUTING_POLICY": "least_load"}
             flags = {**fixed, **(settings or {})}
             loaded = Settings.load(env={}, env_file=None, **flags)
-            gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder])
+            gateway = Gateway(loaded, by_name, clock=clock, backends=[recorder], family=family)
+            stack.push_async_callback(gateway.siblings.aclose)
             await gateway.prober.round()
             house = House(gateway, recorder, engines)
             stack.callback(gateway.log.close)

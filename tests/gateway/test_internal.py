@@ -13,6 +13,7 @@ from app.gateway.app import Gateway
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.internal import InternalListener, Probes
 from app.gateway.listener import Address, CannotListen, listener
+from app.gateway.siblings import Family, Heard, Query, Siblings
 from app.settings import Settings
 from tests.gateway.conftest import Build, House
 from tests.support.clock import FakeClock
@@ -25,7 +26,7 @@ ANY_PORT = Address("127.0.0.1", 0, "METRICS_HOST", "set METRICS_PORT=")
 async def served(house: House, heartbeat: Heartbeat | None = None) -> AsyncIterator[int]:
     gateway = house.gateway
     probes = Probes(gateway.fleet, gateway.admission, gateway.metrics, heartbeat or gateway.heartbeat)
-    one = InternalListener(listener(ANY_PORT), probes)
+    one = InternalListener(listener(ANY_PORT), probes, gateway.siblings)
     async with one.serving():
         yield one.listening.getsockname()[1]
     assert one.listening.fileno() == -1
@@ -193,3 +194,28 @@ def test_a_host_that_is_none_is_refused_with_its_name() -> None:
         listener(Address("nowhere.invalid", 0, "METRICS_HOST", ""))
     with pytest.raises(CannotListen, match=r"^METRICS_HOST=192\.0\.2\.1 is not an address of this machine\.$"):
         listener(Address("192.0.2.1", 0, "METRICS_HOST", ""))
+
+
+async def test_siblings_are_told_what_others_are_not_and_for_as_long_as_it_takes(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internal, "CONNECTION_S", 0.2)
+    one = await build(family=Family((), "key"))
+
+    async def slow_page(query: Query) -> bytes:
+        await asyncio.sleep(0.5)
+        return query["said"].encode()
+
+    one.gateway.siblings.tell("slow", slow_page)
+    async with served(one) as port:
+        url = f"http://127.0.0.1:{port}"
+        for headers in ((), ("Authorization: Bearer ",), ("Authorization: Bearer quay",)):
+            assert (await get(port, "/siblings/slow?said=x", *headers))[0] == 404
+        assert (await get(port, "/siblings/quick", "Authorization: Bearer key"))[0] == 404
+        asking, stranger = Siblings(Family((url,), "key")), Siblings(Family((url,), "quay"))
+        assert await asking.ask("slow", {"said": "a&b=c ü"}) == Heard(("a&b=c ü".encode(),), ())
+        assert await asking.ask("slow", {"said": "x"}, within_s=0.1) == Heard((), (url,))
+        assert await stranger.ask("slow", {"said": "x"}) == Heard((), (url,))
+        await asking.aclose()
+        await stranger.aclose()
+    assert await Siblings(None).ask("slow", {}) == Heard((), ())

@@ -11,6 +11,7 @@ import pytest
 from app.cluster.fleet import Prospect
 from app.engines.scripted import Scripted
 from app.errors import EngineFailed, EngineRefused, Outcome
+from app.gateway.siblings import Family
 from app.reliability.retry import Retry
 from app.telemetry.explanation import Explanation, Requests
 from app.telemetry.story import MOST_CANDIDATES, NotRetried
@@ -18,10 +19,12 @@ from gllm.cli.sentences import told
 from tests.gateway.conftest import CHAT, Build, House, asking
 from tests.gateway.test_admission import ONE_AT_A_TIME, Crowd, Hosts, stalling
 from tests.gateway.test_idempotency import asks, begin, idle, keyed, pass_time
+from tests.gateway.test_internal import served
 from tests.gateway.test_takeover import asking as taken_over
 from tests.gateway.test_takeover import dying, living, pair
 from tests.support.asgi import JSON, Exchange
 from tests.support.clock import FakeClock
+from tests.support.ports import free_port
 from tests.support.tenancy import ADMIN, signed, write_tenants
 from tests.support.until import until
 
@@ -549,3 +552,37 @@ async def test_no_prompt_key_or_answer_is_ever_told(limited: House) -> None:
         pages += [msgspec.json.encode(call).decode(), text]
     assert len(pages) == 25
     assert [each for each in pages if "canary" in each or "Hello, world" in each] == []
+
+
+# --- one of several processes ---------------------------------------------------------------------------------------
+
+
+async def test_a_process_that_does_not_answer_is_named(build: Build) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    house = await build(family=Family((nobody,), "key"))
+    served = await house.post(asking())
+    call, _ = await of(house, served)
+    page = await listed(house)
+    assert ([each.id for each in page.requests], page.silent) == ([call.id], (nobody,))
+    missed = await get(house, "/admin/requests/req-1")
+    assert missed.status == 404
+    assert f"as far as was heard: {nobody} did not answer.".encode() in missed.body
+
+
+async def test_of_all_processes_calls_the_newest_come_first(build: Build, tmp_path: Path) -> None:
+    named = [(b"x-request-id", b"same")]
+    there = await build(settings={"STATE_DIR": tmp_path / "there"}, family=Family((), "key"))
+    async with served(there) as port:
+        here = await build(family=Family((f"http://127.0.0.1:{port}",), "key"))
+        await here.post(asking(), headers=[*JSON, *named])
+        await there.post(asking(), headers=[*JSON, *named])
+        last = await here.post(asking())
+        page = await listed(here)
+        assert [each.id for each in page.requests] == [last.headers["x-request-id"], "same", "same"]
+        assert (page.kept, page.silent) == (2_000, ())
+        assert [each.id for each in (await listed(here, "limit=1")).requests] == [last.headers["x-request-id"]]
+        call, _ = await explained(here, "same")
+        assert call.gateway == there.gateway.name
+        missed = await get(here, "/admin/requests/req-" + "0" * 24)
+        both = f"the processes here are '{here.gateway.name}', '{there.gateway.name}'"
+        assert both.encode() in missed.body

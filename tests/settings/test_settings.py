@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import BadSetting, Engine, Settings, Timeouts
+from app.settings.parts import parts_of
 
 
 def load(env: dict[str, str] | None = None, **flags: object) -> Settings:
@@ -184,6 +185,24 @@ def test_several_processes_need_what_they_are_to_share(lacking: str, said: str) 
     assert refusal({name: value for name, value in SEVERAL.items() if name != lacking}) == said
 
 
+@pytest.mark.parametrize(
+    ("metrics_port", "said"),
+    [
+        ("65534", "take the ports 65534 to 65536, and there is none above 65535: choose another METRICS_PORT."),
+        ("7998", "take the ports 7998 to 8000, and PORT is 8000: choose another METRICS_PORT."),
+    ],
+)
+def test_several_processes_need_ports_that_there_are(metrics_port: str, said: str) -> None:
+    refused = refusal({**SEVERAL, "PROCESSES": "3", "METRICS_PORT": metrics_port})
+    assert refused == f"PROCESSES=3 and METRICS_PORT={metrics_port} {said}"
+
+
+@pytest.mark.parametrize(("whole", "of", "parts"), [(32, 3, [11, 11, 10]), (2, 4, [1, 1, 1, 1]), (0, 2, [0, 0])])
+def test_several_processes_share_out_what_is_set(whole: int, of: int, parts: list[int]) -> None:
+    settings = load({**SEVERAL, "PROCESSES": str(of), "QUEUE_CAPACITY": str(whole)})
+    assert [parts_of(settings, number)["QUEUE_CAPACITY"] for number in range(of)] == parts
+
+
 def test_engine_urls_with_an_engine_to_start_are_a_contradiction() -> None:
     assert "contradict" in refusal({"ENGINE_URLS": "http://a", "ENGINE_TYPE": "vllm"})
 
@@ -255,7 +274,7 @@ def test_a_name_without_effect_is_told_and_does_no_harm(caplog: pytest.LogCaptur
     assert load({"WORKERS": "7", "APP_NAME": "x"}) == load()
     assert caplog.messages == [
         "APP_NAME has no effect: this product has its own name.",
-        "WORKERS has no effect: a gateway is one process; to use more, start more gateways.",
+        "WORKERS has no effect: here that is PROCESSES.",
     ]
 
 

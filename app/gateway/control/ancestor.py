@@ -13,7 +13,9 @@ from app.cluster.members import Members
 from app.cluster.swap import Swaps, explained
 from app.errors import ClusterError, InvalidRequest, NoWorkers
 from app.gateway.control.bodies import AddWorker, LoadModel, Release, read
+from app.gateway.control.operators import CANCEL, CANCELLED_S
 from app.gateway.described import TEXT, described
+from app.gateway.siblings import Siblings
 
 log = logging.getLogger("gllm")
 
@@ -31,6 +33,7 @@ NOT_RELEASED = "Failed to release gpus"
 class Ancestor:
     members: Members
     swaps: Swaps
+    siblings: Siblings
 
     @property
     def paths(self) -> frozenset[str]:
@@ -78,6 +81,7 @@ class Ancestor:
 
     async def release_gpus(self, request: Request) -> Response:
         body = await read(request, Release, empty=Release())
+        await self.siblings.ask(CANCEL, {"keeps_gpus": "no"}, CANCELLED_S)
         ended = await self.swaps.release_all(body.drain_s)
         if not ended:
             return PlainTextResponse(NONE_TO_RELEASE)

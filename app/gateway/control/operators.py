@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi import Query as Param
 from fastapi.responses import StreamingResponse
 
 from app.clock import Clock
@@ -17,9 +19,22 @@ from app.cluster.progress import Account
 from app.cluster.swap import Swap, Swaps, explained
 from app.errors import LoadInProgress, UnknownPath
 from app.gateway.control.bodies import NewAdapter, NewModel, Release, answer, read
-from app.gateway.control.pages import Models, Row, Served, Workers, news_of, row_of, rows_of
+from app.gateway.control.pages import (
+    Latest,
+    Models,
+    Row,
+    Served,
+    Share,
+    Workers,
+    news_of,
+    row_of,
+    rows_of,
+    shares_of,
+    together,
+)
 from app.gateway.described import JSON, TEXT, described
 from app.gateway.endpoints import READING
+from app.gateway.siblings import Query, Siblings
 from app.wire.sse import event
 
 MODELS, WORKERS, SWAP, ADAPTERS = "/admin/models", "/admin/workers", "/admin/swap", "/admin/adapters"
@@ -31,6 +46,11 @@ KEEP_ALIVE_S = 15.0
 MOST_LINES = 10_000
 COME_AGAIN_S = 5.0
 
+CANCEL = "cancel"
+"""What siblings are asked for."""
+CANCELLED_S = 600.0
+"""Running answers come to their end first, and models are loaded again."""
+
 
 @dataclass(frozen=True)
 class Operators:
@@ -40,6 +60,12 @@ class Operators:
     fleet: Fleet
     clock: Clock
     drain_s: float
+    siblings: Siblings
+
+    def __post_init__(self) -> None:
+        self.siblings.tell("workers", self._told_workers)
+        self.siblings.tell("swap", self._told_swap)
+        self.siblings.tell(CANCEL, self._told_cancel)
 
     @property
     def paths(self) -> frozenset[str]:
@@ -73,9 +99,8 @@ class Operators:
     # --- models ---------------------------------------------------------------------------------------------------
 
     async def models(self) -> Response:
-        latest = self.swaps.latest
         served = tuple(self._served(name) for name in self.fleet.models)
-        return answer(Models(served, self.members.current, None if latest is None else latest.account()))
+        return answer(Models(served, self.members.current, await self._latest()))
 
     async def load(self, request: Request) -> Response:
         """Carried out whether anybody waits for it or not."""
@@ -91,16 +116,38 @@ class Operators:
         return answer(swap.account())
 
     async def swap(self) -> Response:
-        if self.swaps.latest is None:
-            raise UnknownPath("No models were changed since this gateway started.")
-        return answer(self.swaps.latest.account())
+        return answer(self._known(await self._latest()))
 
     async def cancel(self) -> Response:
         """Answered when all serve again what they did."""
-        swap = await self.swaps.cancel()
-        if swap is None:
+        if not self.swaps.running:
+            await self.siblings.ask(CANCEL, {}, CANCELLED_S)
+        await self.swaps.cancel()
+        return answer(self._known(await self._latest()))
+
+    def _known(self, latest: Account | None) -> Account:
+        if latest is None:
             raise UnknownPath("No models were changed since this gateway started.")
-        return answer(swap.account())
+        return latest
+
+    async def _latest(self) -> Account | None:
+        """Of all processes."""
+        heard = await self.siblings.ask("swap", {})
+        each = [self._own_latest(), *(msgspec.json.decode(page, type=Latest | None) for page in heard.pages)]
+        known = [latest for latest in each if latest is not None]
+        return max(known, key=lambda latest: latest.began).account if known else None
+
+    def _own_latest(self) -> Latest | None:
+        swap = self.swaps.latest
+        return None if swap is None else Latest(swap.began, swap.account())
+
+    async def _told_swap(self, query: Query) -> bytes:
+        return msgspec.json.encode(self._own_latest())
+
+    async def _told_cancel(self, query: Query) -> bytes:
+        if self.swaps.running:
+            await self.swaps.cancel(gives_back="keeps_gpus" not in query)
+        return b"null"
 
     async def _news(self, swap: Swap) -> AsyncIterator[bytes]:
         seen = 0
@@ -128,10 +175,20 @@ class Operators:
     # --- workers --------------------------------------------------------------------------------------------------
 
     async def workers(self) -> Response:
-        return answer(Workers(rows_of(self.members, self.clock)))
+        others = await self._shares()
+        return answer(Workers(tuple(together(row, others) for row in rows_of(self.members, self.clock))))
 
     async def worker(self, name: str) -> Response:
-        return answer(row_of(self.members.find(name), self.clock))
+        others = await self._shares()
+        return answer(together(row_of(self.members.find(name), self.clock), others))
+
+    async def _shares(self) -> list[dict[str, Share]]:
+        """Of each other process."""
+        heard = await self.siblings.ask("workers", {})
+        return [msgspec.json.decode(page, type=dict[str, Share]) for page in heard.pages]
+
+    async def _told_workers(self, query: Query) -> bytes:
+        return msgspec.json.encode(shares_of(self.members))
 
     async def drain(self, name: str) -> Response:
         return answer(await self.members.reached(name).worker.drain())
@@ -148,7 +205,7 @@ class Operators:
         return answer(await self.members.release(name, drain_s))
 
     async def logs(
-        self, name: str, lines: Annotated[int, Query(ge=0, le=MOST_LINES)] = 100, follow: bool = False
+        self, name: str, lines: Annotated[int, Param(ge=0, le=MOST_LINES)] = 100, follow: bool = False
     ) -> Response:
         worker = self.members.reached(name).worker
         blocks = worker.logs(lines, follow=follow)

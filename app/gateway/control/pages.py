@@ -1,6 +1,6 @@
 """What operators are told of workers and changes of models."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -19,10 +19,25 @@ class Row(Status, frozen=True, kw_only=True, omit_defaults=True):
     address: str = ""
     reachable: bool = True
     running: int | None = None
-    """Calls of this gateway."""
+    """Calls of this gateway, of all its processes together; and so many it may get at once:"""
     slots: int | None = None
     since_s: float | None = None
     """For how long it has been in its state."""
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What one process has to do with a worker."""
+
+    running: int
+    slots: int
+
+
+class Latest(msgspec.Struct, frozen=True):
+    """The change of models that one process carries out, or did last."""
+
+    began: float
+    """By the machine's clock, which its processes have in common."""
+    account: Account
 
 
 class Workers(msgspec.Struct, frozen=True):
@@ -73,6 +88,26 @@ def row_of(member: Member, clock: Clock) -> Row:
         slots=None if replica is None else replica.slots,
         since_s=round(clock() - member.since, 1),
     )
+
+
+def shares_of(members: Iterable[Member]) -> dict[str, Share]:
+    """By the workers' addresses."""
+    replicas = ((each.address, each.replica) for each in members)
+    return {address: Share(replica.running, replica.slots) for address, replica in replicas if replica is not None}
+
+
+def together(row: Row, others: Iterable[Mapping[str, Share]]) -> Row:
+    """With what other processes have to do with it."""
+    shares = [each[row.address] for each in others if row.address in each]
+    return msgspec.structs.replace(
+        row,
+        running=_sum(row.running, [each.running for each in shares]),
+        slots=_sum(row.slots, [each.slots for each in shares]),
+    )
+
+
+def _sum(own: int | None, others: list[int]) -> int | None:
+    return sum(others, own or 0) if others else own
 
 
 def rows_of(members: Iterable[Member], clock: Clock) -> tuple[Row, ...]:
