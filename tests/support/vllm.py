@@ -7,9 +7,11 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from app.cluster.launchers.plan import Machine
 from tests.support.collector import Collector, collector
@@ -22,14 +24,28 @@ ON_VLLM = (pytest.mark.vllm, pytest.mark.timeout(120, func_only=True))
 MOST_AT_WORK = 24
 """One more, and a replica answers 503 by its own choice."""
 
-ARGS = (
-    "--enable-auto-tool-choice --tool-call-parser hermes --enable-lora --max-lora-rank 8 --max-loras 2 "
-    f"--max-num-queued-reqs {MOST_AT_WORK}"
-)
+QUEUE_LIMIT = "--max-num-queued-reqs"
+"""By which it does so; before 0.29 there was no such limit."""
+
+ARGS = "--enable-auto-tool-choice --tool-call-parser hermes --enable-lora --max-lora-rank 8 --max-loras 2"
 SHARED_GPU = "--gpu-memory-utilization 0.3 --enforce-eager"
 """Both replicas may see the same one, of which vLLM takes nearly all; and compiling for it takes minutes."""
 
 START_S, STOP_S = 400.0, 40.0
+
+
+@cache
+def knows(flag: str) -> bool:
+    """Whether the `vllm` on the PATH does, by its source: to ask the command takes many seconds."""
+    environment = Path(shutil.which("vllm") or "").resolve().parent.parent
+    source = next(environment.glob("lib*/python3*/*-packages/vllm/engine/arg_utils.py"))
+    return f'"{flag}"' in source.read_text()
+
+
+def _args() -> str:
+    """What each replica is started with."""
+    limit = f" {QUEUE_LIMIT} {MOST_AT_WORK}" if knows(QUEUE_LIMIT) else ""
+    return ARGS + limit + (f" {SHARED_GPU}" if Machine.here().has_gpu else "")
 
 
 class VllmFleet:
@@ -41,6 +57,7 @@ class VllmFleet:
         self.collecting = collecting
         ports = sorted(_port_of(keeper) for keeper in self.keepers())
         self.engines = {f"engine-{number}": EngineSite(port) for number, port in enumerate(ports)}
+        self.version = Version(self.engines["engine-0"].http.get("/version").json()["version"])
 
     def keepers(self) -> list[int]:
         return [pid for pid in self.gateway.children() if b"keeper.py" in _command(pid)]
@@ -99,7 +116,7 @@ def _vllm_fleet(folder: Path, collecting: Collector) -> Iterator[VllmFleet]:
         ENGINE_TYPE="vllm",
         ENGINE_REPLICAS="2",
         ENGINE_PORT_START=str(free_port()),
-        ENGINE_ARGS=f"{ARGS} {SHARED_GPU}" if Machine.here().has_gpu else ARGS,
+        ENGINE_ARGS=_args(),
         PROBE_INTERVAL="0.5",
         VLLM_ALLOW_RUNTIME_LORA_UPDATING="True",
         OTEL_EXPORTER_OTLP_ENDPOINT=collecting.url,

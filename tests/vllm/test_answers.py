@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from app.generation import Route
 from app.wire.requests import REQUESTS
@@ -103,7 +104,9 @@ def test_completions_keep_to_constraints_too(gateway: GatewayProcess, stream: bo
     assert text in ("red", "green")
 
 
-def test_a_schema_that_vllm_cannot_use_is_the_clients_error(gateway: GatewayProcess) -> None:
+def test_a_schema_that_vllm_cannot_use_is_the_clients_error(vllm: VllmFleet, gateway: GatewayProcess) -> None:
+    if vllm.version.release[:2] == (0, 27):
+        pytest.skip(f"vLLM {vllm.version} says 500 to it, as to a failure of its own, and not why")
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "nonsense"}}}
     answer = gateway.http.post(CHAT, json={"messages": QUESTION, "response_format": wanted})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "engine_refused")
@@ -263,6 +266,9 @@ IGNORED = {
 }
 """OpenAI's and Anthropic's words that vLLM reads over: none of them changes what an answer may say."""
 
+NEW = {(COMPLETIONS, "bad_words"): Version("0.26"), ("/v1/messages", "thinking"): Version("0.31")}
+"""What older versions read over, too, and the first that does not (docs/engines.md)."""
+
 
 @pytest.mark.parametrize("path", IGNORED)
 def test_every_field_that_passes_is_one_that_this_vllm_knows(vllm: VllmFleet, path: str) -> None:
@@ -270,7 +276,8 @@ def test_every_field_that_passes_is_one_that_this_vllm_knows(vllm: VllmFleet, pa
     document = vllm.engines["engine-0"].http.get("/openapi.json").json()
     schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     known = fields_of(schema, document["components"]["schemas"])
-    assert set(REQUESTS[Route(path)].__struct_fields__) - known == set(IGNORED[path].split())
+    too_new = {field for (on, field), since in NEW.items() if on == path and vllm.version < since}
+    assert set(REQUESTS[Route(path)].__struct_fields__) - known == set(IGNORED[path].split()) | too_new
 
 
 def fields_of(schema: dict[str, Any], named: dict[str, Any]) -> set[str]:

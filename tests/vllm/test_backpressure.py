@@ -10,12 +10,18 @@ import pytest
 
 from tests.support.processes import EngineSite, GatewayProcess, comes_true
 from tests.support.sockets import Raw, request
-from tests.support.vllm import MOST_AT_WORK, ON_VLLM, VllmFleet
+from tests.support.vllm import MOST_AT_WORK, ON_VLLM, QUEUE_LIMIT, VllmFleet, knows
 
 pytestmark = [*ON_VLLM]
 
 ASKED = {"prompt": "Docker is", "max_tokens": 2}
 COMPLETIONS = "/v1/completions"
+
+
+@pytest.fixture(autouse=True)
+def _limited(vllm: VllmFleet) -> None:
+    if not knows(QUEUE_LIMIT):
+        pytest.skip(f"vLLM {vllm.version} has no {QUEUE_LIMIT}: it never says that it is full")
 
 
 @contextmanager

@@ -25,8 +25,11 @@ ANSWER_S = 5.0
 
 
 _GAUGE = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? ([0-9.e+-]+)", re.MULTILINE
+    rb"^vllm:(num_requests_running|num_requests_waiting|(?:kv|gpu)_cache_usage_perc)(?:\{[^}]*\})? ([0-9.e+-]+)",
+    re.MULTILINE,
 )
+_CACHE = (b"kv_cache_usage_perc", b"gpu_cache_usage_perc")
+"""Its name, and the one it had in vLLM 0.8."""
 
 
 class Model(msgspec.Struct):
@@ -70,7 +73,7 @@ class Catalogue:
         return Load(
             waiting=int(sum(found[b"num_requests_waiting"])),
             running=int(sum(found.get(b"num_requests_running", ()))),
-            kv_share=max(found.get(b"kv_cache_usage_perc", ()), default=None),
+            kv_share=max((share for name in _CACHE for share in found.get(name, ())), default=None),
         )
 
     async def _get(self, path: str) -> bytes:

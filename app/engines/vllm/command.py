@@ -15,7 +15,8 @@ def executable() -> str | None:
 
 
 def arguments(engine: Engine, *, host: str, port: int, gpus: int, on_cpu: bool, names: Sequence[str] = ()) -> list[str]:
-    """What is ours first, ENGINE_ARGS last, so that they have the last word."""
+    """What is ours first, ENGINE_ARGS last, so that they have the last word. vLLM 0.8.5 already knew all of ours: what
+    only newer ones know is for ENGINE_ARGS, since an older one would not start."""
     return [
         *("serve", engine.model),
         *("--host", host, "--port", str(port)),

@@ -16,6 +16,7 @@ from app.errors import (
     EngineSilent,
     EngineUnreachable,
 )
+from app.reliability.limit import Load
 from app.reliability.watch import Watch
 from tests.engines.http.replica import JSON, OK, Do, Replica, sized
 
@@ -26,6 +27,16 @@ async def test_models_come_with_their_context_length_where_it_is_told(replica: R
     replica.plays(Do.REQUEST, sized(LISTING), Do.UNTIL_CLOSED)
     assert await engine.models() == {"a": 4_096, "b": None}
     assert replica.requests[0].startswith(b"GET /v1/models HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("cache", [b"kv_cache_usage_perc", b"gpu_cache_usage_perc"])
+async def test_load_is_what_vllms_gauges_tell_of_all_its_parts(
+    replica: Replica, engine: HttpEngine, cache: bytes
+) -> None:
+    gauges = ((b"num_requests_running", b"2.0"), (b"num_requests_waiting", b"1.0"), (cache, b"0.25"))
+    page = b"".join(b'vllm:%s{engine="%d"} %s\n' % (name, part, value) for part in (0, 1) for name, value in gauges)
+    replica.plays(Do.REQUEST, sized(page), Do.UNTIL_CLOSED)
+    assert await engine.load() == Load(waiting=2, running=4, kv_share=0.25)
 
 
 async def test_the_engines_key_and_path_are_used(replica: Replica, watch: Watch, timeouts: Timeouts) -> None:
