@@ -3,7 +3,7 @@
 from importlib.metadata import distributions
 from pathlib import Path
 
-TESTED = ("0.32.0", "0.29.0", "0.27.1")
+TESTED = ("0.32.0", "0.31.0", "0.29.0", "0.27.1")
 """`make test-vllm` has run with these; what it skips on an older one stands in docs/engines.md."""
 
 
