@@ -31,6 +31,7 @@ from app.reliability.retry import Retry, RetryBudget
 from app.telemetry.base import EngineErrorSeen, StreamTakenOver, Telemetry
 from app.telemetry.record import Attempt, Record
 from app.telemetry.story import NotRetried
+from app.tracebacks import forget
 from app.wire.answers import usage_of
 
 STRIDE = 37
@@ -128,6 +129,7 @@ class Dispatch:
         there must not or cannot be one."""
         replica, call = ticket.lease.replica.name, relay.call
         failed[replica] = error
+        forget(error)
         goes_on = relay.break_off(replica, error) if out.committed else True
         pause = self._pause_after(attempt, error, relay, failed, ticket.left_s) if goes_on else None
         self._tell(ticket.lease, call, error, retried=pause is not None)
@@ -209,6 +211,7 @@ class Dispatch:
 
             def lost(lease: Lease, error: EngineError) -> None:
                 failed[lease.replica.name] = error
+                forget(error)
                 _end(_on(lease, record), self._clock(), type(error).__name__)
                 self._tell(lease, call, error, retried=True)
 

@@ -38,6 +38,7 @@ from app.telemetry.record import Record
 from app.telemetry.story import Asked, Refusal
 from app.tenant import Tenant
 from app.trace import Trace
+from app.tracebacks import forget
 from app.wire.errors import row_of
 from app.wire.headers import trace_context
 
@@ -152,9 +153,11 @@ class Edge:
                 _failed(record, error)
                 async with Lifeline(receive, self._watch, direct) as client:
                     await Answer(send, client, record, self._clock, self._limits.write_timeout_s).fail(error)
+                forget(error)
         except ClientGone as error:
             _failed(record, error)
             record.status = row_of(error).status
+            forget(error)
 
     async def _way_through(
         self,
@@ -268,6 +271,7 @@ async def _fail(out: Answer, record: Record, error: GatewayError) -> None:
     """What comes after a complete answer is no failure of the request."""
     if not out.complete:
         _failed(record, error, committed=out.committed)
+    forget(error)
     await out.fail(error)
 
 

@@ -76,6 +76,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         self.transport.write_eof()
+        if self.cycle is not None:
+            self.cycle.transport = self.transport  # it is over, and would hold us as we hold it
         self._in_head, self._head_bytes = True, 0
         self._waits(LINGER_S)
 

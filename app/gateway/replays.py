@@ -28,6 +28,7 @@ from app.reliability.watch import Watch
 from app.settings import Idempotency
 from app.telemetry.record import Keyed, Record
 from app.tenant import Tenant
+from app.tracebacks import forget
 
 log = logging.getLogger("gllm")
 
@@ -160,6 +161,8 @@ class Replays:
             run.over.set()
             if not run.recording.ended:
                 run.recording.end(error)
+            if error is not None:
+                forget(error)
 
     async def _answer(self, slot: Slot, run: Run, work: Work) -> None:
         key, only_the_rest = slot

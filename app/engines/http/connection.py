@@ -47,7 +47,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, max_header_bytes: int, on_lost: Callable[["Connection"], None]) -> None:
         self._max_header_bytes = max_header_bytes
         self._on_lost = on_lost
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser: Any = None
+        """It holds our methods: without one before and after, only the garbage collector would free us."""
         self._waiter: asyncio.Future[None] | None = None
         self._taken: Callable[[], bool] | None = None
         self.open = False
@@ -145,6 +146,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, but not by inheritance
         self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
         self.open = True
 
     def data_received(self, data: bytes) -> None:
@@ -182,7 +184,7 @@ class Connection(asyncio.Protocol):
         self.open = False
         self._ended(exc)
         self._on_lost(self)
-        self._parser = None  # it holds our methods: without this only the garbage collector would free us
+        self._parser = None
 
     def _ended(self, exc: Exception | None) -> None:
         framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
