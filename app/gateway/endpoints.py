@@ -1,5 +1,6 @@
 """What FastAPI serves: the models, the gateway's health, its metrics. The hot endpoints are in `edge`."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -150,7 +151,8 @@ class Endpoints:
     async def metrics_page(self, request: Request) -> Response:
         if self.metrics is None:
             raise UnknownPath
-        content_type, page = self.metrics.page(request.headers.get("accept", ""))
+        accept = request.headers.get("accept", "")
+        content_type, page = await asyncio.to_thread(self.metrics.page, accept)  # streams go on meanwhile
         return Response(page, media_type=content_type)
 
     async def give_up(self, key: str, request: Request) -> None:

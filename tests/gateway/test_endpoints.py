@@ -1,5 +1,6 @@
 """What the gateway answers by itself: what it is, how it is, which models there are."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -126,6 +127,18 @@ async def test_metrics_are_prometheus_text(house: House) -> None:
     done = await get(house, "/metrics")
     assert done.headers["content-type"].startswith("text/plain; version=")
     assert b"llm_requests_total{" in done.body
+
+
+async def test_streams_go_on_while_a_page_of_metrics_is_made(house: House) -> None:
+    """Of a hundred models it takes as long as a few tokens."""
+    assert house.gateway.metrics is not None
+    house.gateway.metrics.know(lambda: {f"model-{number}": None for number in range(100)})
+    asked = asyncio.create_task(get(house, "/metrics"))
+    turns = 0
+    while not asked.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 20
 
 
 async def test_metrics_can_be_turned_off(build: Build) -> None:
