@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Replica, State
@@ -14,6 +15,9 @@ MISSES_ALLOWED = 2
 
 IMPATIENT_S = 0.25
 """Between probes while a replica is still starting."""
+
+
+FIRST_LOOK_S = 1.0
 
 
 class Prober:
@@ -36,6 +40,13 @@ class Prober:
         """Ask each once, and wait for the answers."""
         async with asyncio.TaskGroup() as probes:
             self._ask(probes)
+
+    async def look_first(self) -> None:
+        """At those that are known from the start: what they serve is known before anybody asks for it. One that does
+        not answer keeps nobody waiting for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self.round()
 
     async def look(self, replica: Replica) -> None:
         """At this one, now."""

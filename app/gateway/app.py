@@ -207,6 +207,7 @@ class Gateway:
         try:
             async with self.supply.started(self.members.join):
                 await self.members.look_first()
+                await self.prober.look_first()
                 async with self._loops():
                     _leave_what_stays_to_the_end()
                     sys.setswitchinterval(LET_GO_S)

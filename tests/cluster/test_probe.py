@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from app.cluster import probe
 from app.cluster.fleet import Fleet
 from app.cluster.probe import MISSES_ALLOWED, Prober
 from app.cluster.replica import Replica, State
@@ -60,6 +61,17 @@ class Place:
 
     def state(self, name: str) -> State:
         return next(replica.state for replica in self.fleet.replicas if replica.name == name)
+
+
+async def test_the_first_look_waits_for_those_that_answer_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "FIRST_LOOK_S", 0.05)
+    place = Place("a", "b")
+    place.engines["b"].go_on_answering = asyncio.Event()
+    await place.prober.look_first()
+    assert (place.state("a"), place.state("b")) == (State.READY, State.STARTING)
+    place.engines["b"].go_on_answering.set()
+    await place.prober.round()
+    assert place.state("b") is State.READY
 
 
 async def test_a_replica_is_ready_once_it_tells_its_models() -> None:

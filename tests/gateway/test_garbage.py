@@ -87,9 +87,7 @@ async def served(folder: Path, **settings: Any) -> AsyncIterator[int]:
     ):
         urls = [f"http://127.0.0.1:{each.sockets[0].getsockname()[1]}" for each in (one, other)]
         loaded = Settings.load(env={}, env_file=None, ENGINE_URLS=",".join(urls), **fixed, **settings)
-        gateway = Gateway(loaded)
-        await gateway.prober.round()
-        async with serving(gateway) as port:
+        async with serving(Gateway(loaded)) as port:
             yield port
 
 

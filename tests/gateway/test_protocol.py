@@ -3,14 +3,17 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from app.engines.scripted import Scripted
 from app.errors import Outcome
+from app.gateway.app import Gateway
 from app.gateway.lifeline import Lifeline
 from app.gateway.protocol import GatewayProtocol
+from app.settings import Settings
 from tests.gateway.conftest import Build, House, asking
 from tests.support.server import RawClient, serving
 from tests.support.until import until
@@ -71,6 +74,20 @@ async def test_a_body_that_drips_in_is_still_one_body(served: Served) -> None:
     async with RawClient.to(port) as client:
         for byte in request():
             await client.say(bytes([byte]))
+        assert (await client.answer())[0] == 200
+
+
+class Thoughtful(Scripted):
+    async def models(self) -> dict[str, int | None]:
+        await asyncio.sleep(0.1)
+        return await super().models()
+
+
+async def test_the_first_request_of_all_is_answered(tmp_path: Path) -> None:
+    """What engines serve is known by the time that anybody is let in."""
+    settings = Settings.load(env={}, env_file=None, LOG_LEVEL="error", STATE_DIR=tmp_path)
+    async with serving(Gateway(settings, {"only": Thoughtful()})) as port, RawClient.to(port) as client:
+        await client.say(request())
         assert (await client.answer())[0] == 200
 
 
