@@ -1,20 +1,15 @@
 """The composition root: what a gateway consists of, built with plain constructors, bottom floor first."""
 
 import asyncio
-import gc
 import math
-import os
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from app.clock import Clock
+from app.clock import Clock, unix_now, utc_today
 from app.cluster.adapters import Adapters
 from app.cluster.fleet import Fleet
 from app.cluster.members import Members, Pace
@@ -29,16 +24,18 @@ from app.gateway.admin import Admin
 from app.gateway.admission import Admission
 from app.gateway.auth import Door, KeyedDoor, OpenDoor, SecretDoor
 from app.gateway.behind import fastapi_app
-from app.gateway.control.ancestor import ADD_WORKER, Ancestor
-from app.gateway.control.operators import WORKERS, Operators
+from app.gateway.control.ancestor import Ancestor
+from app.gateway.control.operators import Operators
 from app.gateway.dispatch import Dispatch
-from app.gateway.edge import RECORD, Edge, EdgeLimits
-from app.gateway.endpoints import PROBED, Endpoints
+from app.gateway.edge import Edge, EdgeLimits
+from app.gateway.endpoints import Endpoints
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.intake import Defaults, Intake
 from app.gateway.internal import InternalListener, Probes
+from app.gateway.interpreter import settle
 from app.gateway.journal import JournalPages
 from app.gateway.listener import Address, listener
+from app.gateway.observers import Observers
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.readings import Readings
@@ -46,6 +43,7 @@ from app.gateway.replays import Replays
 from app.gateway.routing import LOOKS_AT_LOAD, POLICIES, READS_PROMPTS
 from app.gateway.routing.chain import prefix_of
 from app.gateway.siblings import Family, Siblings
+from app.gateway.storage import Storage
 from app.gateway.supply import Supply
 from app.gateway.ticket import Ticket
 from app.gateway.turns import Turns
@@ -53,46 +51,17 @@ from app.reliability.estimates import Estimates
 from app.reliability.failed_logins import FailedLogins
 from app.reliability.fair_queue import FairQueue, Fifo, Queue
 from app.reliability.hedge import HedgeDelay
-from app.reliability.ledger import Ledger
-from app.reliability.quota import LocalQuota
 from app.reliability.retry import Retry, RetryBudget
-from app.reliability.stores.answer_file import AnswerFile
-from app.reliability.stores.answer_keys import AnswerKeys
-from app.reliability.stores.answers import AnswerStore
-from app.reliability.stores.books import Books
-from app.reliability.stores.embedded import EmbeddedAnswers
-from app.reliability.stores.redis import SharedStore, UnusableStore
 from app.reliability.stores.redis_cluster import RedisAddresses, RedisTurn
-from app.reliability.stores.redis_quota import RedisQuota
-from app.reliability.stores.shared import SharedAnswers
 from app.reliability.watch import Watch
 from app.settings import BadSetting, Settings
-from app.telemetry.base import CollectorChanged, Everyone, StoreChanged, Telemetry, TenantsRead
+from app.telemetry.base import Telemetry, TenantsRead
 from app.telemetry.explaining import Explanations
-from app.telemetry.journal import Journal
-from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.prometheus import Metrics
-from app.telemetry.words import Words, coloured
 from app.tenants.file import BadTenants
 from app.tenants.follower import Follower
 from app.tenants.roster import Roster
 from app.version import VERSION
-
-if TYPE_CHECKING:
-    from app.telemetry.tracing.tracer import Tracer
-
-SPANS_SENT_S = 3.0
-"""How long a stop waits for the collector to take the last spans."""
-
-NEW_OBJECTS = 5_000
-"""So many more than there were, and those are looked through for garbage: one to two milliseconds, in which no stream
-goes on. Python's own 700 is a dozen requests; with 5,000, a hundred at once come and go without a look."""
-YOUNG_LOOKS = 1_000
-"""So many looks at new ones until one at all that have survived: tens of milliseconds with a thousand streams open. No
-request leaves garbage; what of it there is (of httpx, by our probes) is new."""
-LET_GO_S = 0.0005
-"""A thread that makes a page of metrics, or packs spans, lets the loop's go on after so long. With Python's own 5 ms
-all streams stand still in the meantime."""
 
 
 class Gateway:
@@ -117,18 +86,13 @@ class Gateway:
         self.watch = Watch(clock)
         self.name = f"{random.getrandbits(16):04x}"
         """Among several gateways, in the ids that each gives."""
-        self.journal = Journal(settings.telemetry.journal) if settings.telemetry.journal else None
-        self.metrics = self._metrics()
-        self.log = LogWriter()
-        self.tracer = self._tracer()
-        self.telemetry = Everyone(*self._telemetry(), *backends)
-        self.store = self._shared_store()
-        self.books = self._books()
-        self.quota = LocalQuota(clock) if self.store is None else RedisQuota(self.store, clock)
+        self.observers = Observers(settings, clock, backends)
+        self.telemetry, metrics = self.observers.telemetry, self.observers.metrics
+        self.storage = Storage(settings, clock, self.telemetry)
         routing = settings.routing
         self.fleet = Fleet(POLICIES[routing.policy](), self.telemetry)
-        self.fleet.tells_options = self.journal is not None
-        asks_load = routing.policy in LOOKS_AT_LOAD or self.metrics is not None
+        self.fleet.tells_options = self.observers.journal is not None
+        asks_load = routing.policy in LOOKS_AT_LOAD or metrics is not None
         self.prober = Prober(self.fleet, routing.probe_interval_s, asks_load=asks_load)
         self.retries = RetryBudget(routing.retry_share, clock)
         self.admission = Admission(self.fleet, self.watch, self._line, refuses_early=settings.admission.backpressure)
@@ -136,48 +100,13 @@ class Gateway:
         self.supply.add(engines)
         self.members = self._members()
         self.swaps = self._swaps()
-        self.answers = self._answers()
-        self.replays = Replays(self.answers, settings.idempotency, self.watch)
-        self.heartbeat = Heartbeat(clock, self.metrics.loop_lag if self.metrics else lambda seconds: None)
+        self.replays = Replays(self.storage.answers, settings.idempotency, self.watch)
+        self.heartbeat = Heartbeat(clock, metrics.loop_lag if metrics else lambda seconds: None)
         self.siblings = Siblings(family)
         self.internal = self._internal()
-        adapters = Adapters(self.members)
-        endpoints = Endpoints(
-            self.fleet,
-            self.admission,
-            self.replays,
-            self.metrics if settings.listen.processes == 1 else None,  # else they would be of any one of them
-            clock,
-            VERSION,
-            clock(),
-            int(_unix_now()),
-            adapters.parent_of,
-        )
-        drain_s = settings.cluster.drain_s
-        explanations = Explanations(self.name, routing.policy, clock, _unix_now)
-        beside = (
-            Admin(self.books),
-            JournalPages(self.journal, self.admission, explanations, self.siblings),
-            Ancestor(self.members, self.swaps, self.siblings),
-            Operators(self.members, self.swaps, adapters, self.fleet, clock, drain_s, self.siblings),
-        )
-        behind = fastapi_app(endpoints, [each.router() for each in beside], self._lifespan)
-        if self.tracer is not None:
-            self._instrument(behind, self.tracer)
-        self.app = Edge(
-            behind,
-            self._door(),
-            self._intake(),
-            self._pipeline(),
-            self.telemetry,
-            self.watch,
-            self._edge_limits(),
-            endpoints.paths.union(*(each.paths for each in beside)),
-            None if self.tracer is None else self.tracer.begin,
-            self.name,
-        )
-        if self.metrics is not None:
-            self._measure(self.metrics)
+        self.app = self._app()
+        if metrics is not None:
+            self._measure(metrics)
         edge = settings.edge
         turns = Turns(clock)
         self.protocol = GatewayProtocol.configured(self.watch, turns, edge.max_header_bytes, edge.body_timeout_s)
@@ -190,13 +119,13 @@ class Gateway:
                 self.fleet,
                 self.admission,
                 admission.places if admission.backpressure else math.inf,
-                self.quota,
+                self.storage.quota,
                 self.retries,
                 self.replays,
-                self.books,
-                self.store,
+                self.storage.books,
+                self.storage.shared,
                 self.members,
-                self.log,
+                self.observers.log,
                 self.clock,
             )
         )
@@ -209,31 +138,21 @@ class Gateway:
                 await self.members.look_first()
                 await self.prober.look_first()
                 async with self._loops():
-                    _leave_what_stays_to_the_end()
-                    sys.setswitchinterval(LET_GO_S)
+                    settle()
                     async with self._internally(), self.replays.running(self.settings.listen.drain_s):
                         yield
         finally:
             await self.siblings.aclose()
             await self.members.aclose()
-            await self.answers.aclose()
-            await self.books.aclose()
-            if self.store is not None:
-                await self.store.aclose()
-            if self.tracer is not None:
-                await asyncio.to_thread(self.tracer.close, SPANS_SENT_S)
-            self.log.close()
+            await self.storage.aclose()
+            await self.observers.aclose()
 
     @asynccontextmanager
     async def _loops(self) -> AsyncIterator[None]:
-        loops = [self.heartbeat.run, self.watch.run, self.prober.run, self.books.run, self.answers.run]
-        loops += [self.members.run, self.swaps.run]
+        loops = [self.heartbeat.run, self.watch.run, self.prober.run, self.members.run, self.swaps.run]
+        loops += self.storage.loops
         if self.tenants is not None:
             loops.append(self.tenants.run)
-        if self.store is not None:
-            loops.append(self.store.keep_watch)
-        if isinstance(self.quota, RedisQuota):
-            loops.append(self.quota.run)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(loop()) for loop in loops]
             try:
@@ -245,6 +164,45 @@ class Gateway:
     def _internally(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self.internal is None else self.internal.serving()
 
+    def _app(self) -> Edge:
+        """The hot endpoints, and FastAPI's behind them."""
+        settings, clock, metrics = self.settings, self.clock, self.observers.metrics
+        adapters = Adapters(self.members)
+        endpoints = Endpoints(
+            self.fleet,
+            self.admission,
+            self.replays,
+            metrics if settings.listen.processes == 1 else None,  # else they would be of any one of them
+            clock,
+            VERSION,
+            clock(),
+            int(unix_now()),
+            adapters.parent_of,
+        )
+        drain_s = settings.cluster.drain_s
+        explanations = Explanations(self.name, settings.routing.policy, clock, unix_now)
+        beside = (
+            Admin(self.storage.books),
+            JournalPages(self.observers.journal, self.admission, explanations, self.siblings),
+            Ancestor(self.members, self.swaps, self.siblings),
+            Operators(self.members, self.swaps, adapters, self.fleet, clock, drain_s, self.siblings),
+        )
+        behind = fastapi_app(endpoints, [each.router() for each in beside], self._lifespan)
+        self.observers.instrument(behind)
+        tracer = self.observers.tracer
+        return Edge(
+            behind,
+            self._door(),
+            self._intake(),
+            self._pipeline(),
+            self.telemetry,
+            self.watch,
+            self._edge_limits(),
+            endpoints.paths.union(*(each.paths for each in beside)),
+            None if tracer is None else tracer.begin,
+            self.name,
+        )
+
     # --- the parts that settings decide -------------------------------------------------------------------------
 
     def _tenants(self) -> Follower | None:
@@ -252,7 +210,7 @@ class Gateway:
         if path is None:
             return None
         try:
-            return Follower(path, _utc_today, self._tenants_read)
+            return Follower(path, utc_today, self._tenants_read)
         except BadTenants as error:
             raise BadSetting(f"TENANTS_FILE: {error}") from None
 
@@ -276,7 +234,7 @@ class Gateway:
             self.clock,
             Pace(cluster.heartbeat_s, cluster.lease_s),
             lambda address: RemoteWorker(address, secret, answer_s=min(ANSWER_S, cluster.lease_s / 2)),
-            None if self.store is None else RedisAddresses(self.store),
+            None if self.storage.shared is None else RedisAddresses(self.storage.shared),
         )
         for url in cluster.worker_urls:
             members.know(url)
@@ -284,23 +242,8 @@ class Gateway:
 
     def _swaps(self) -> Swaps:
         limits = Limits(self.settings.cluster.drain_s, self.settings.engine.start_timeout_s)
-        turn = Turn(None if self.store is None else RedisTurn(self.store))
+        turn = Turn(None if self.storage.shared is None else RedisTurn(self.storage.shared))
         return Swaps(self.members, self.telemetry, self.clock, limits, turn)
-
-    def _metrics(self) -> Metrics | None:
-        settings = self.settings
-        return Metrics(VERSION, settings.engine.type, settings.routing.policy) if settings.telemetry.metrics else None
-
-    def _telemetry(self) -> list[Telemetry]:
-        logs = self.settings.logs
-        as_json = logs.format == "json" or (logs.format == "auto" and not sys.stderr.isatty())
-        parts = (self.metrics, self.tracer, self.journal)
-        backends: list[Telemetry] = [each for each in parts if each is not None]
-        if logs.level in ("debug", "info"):
-            unlogged = () if logs.level == "debug" else PROBED | {ADD_WORKER, WORKERS}
-            words = None if as_json else Words(coloured=coloured(sys.stderr, os.environ))
-            backends.append(RequestLog(self.log, words=words, unlogged=unlogged))
-        return backends
 
     def _internal(self) -> InternalListener | None:
         """Its port is taken now, before a model is loaded."""
@@ -308,45 +251,9 @@ class Gateway:
         if port is None:
             return None
         taken = listener(Address(host, port, "METRICS_HOST", "set METRICS_PORT="))
-        return InternalListener(taken, Probes(self.fleet, self.admission, self.metrics, self.heartbeat), self.siblings)
-
-    def _tracer(self) -> "Tracer | None":
-        """Where it is off, its SDK is not even imported."""
-        telemetry = self.settings.telemetry
-        if not telemetry.traced:
-            return None
-        from app.telemetry.tracing.sdk import NoExporter, Sdk
-        from app.telemetry.tracing.tracer import Tracer
-
-        dropped = self.metrics.spans_dropped if self.metrics else lambda spans: None
-        try:
-            sdk = Sdk.configured(telemetry.otel, VERSION)
-        except NoExporter as error:
-            raise BadSetting(str(error)) from None
-        engine = self.settings.engine.type
-        return Tracer(sdk, engine, self.clock, _unix_now, dropped, self._collector_changed)
-
-    def _instrument(self, behind: FastAPI, tracer: "Tracer") -> None:
-        from app.telemetry.tracing.instrumentation import instrument
-
-        instrument(behind, tracer.provider, self.settings.telemetry.otel, lambda scope: scope[RECORD], PROBED)
-
-    def _collector_changed(self, available: bool, reason: str) -> None:
-        self.telemetry.note(CollectorChanged(available, reason))
-
-    def _shared_store(self) -> SharedStore | None:
-        storage = self.settings.storage
-        if storage.redis_url is None:
-            return None
-        url = storage.redis_url.get_secret_value()
-        try:
-            return SharedStore(url, storage.redis_timeout_s, self.clock, self._store_changed)
-        except UnusableStore as error:
-            raise BadSetting(str(error)) from None
-
-    def _books(self) -> Books:
-        storage = self.settings.storage
-        return Books(Ledger(_utc_today), storage.state_dir, storage.ledger_flush_s, self.store, self.clock)
+        return InternalListener(
+            taken, Probes(self.fleet, self.admission, self.observers.metrics, self.heartbeat), self.siblings
+        )
 
     def _pipeline(self) -> Pipeline:
         routing = self.settings.routing
@@ -357,29 +264,18 @@ class Gateway:
             HedgeDelay(routing.hedge_share, self.clock),
             self.telemetry,
             self.clock,
-            on_delay=self.metrics.event_delay if self.metrics else lambda seconds: None,
+            on_delay=self.observers.metrics.event_delay if self.observers.metrics else lambda seconds: None,
         )
         return Pipeline(
             self.replays,
             self.fleet,
             Estimates(),
-            self.quota,
+            self.storage.quota,
             self.admission,
             dispatch,
-            self.books.ledger,
-            self.metrics.settled if self.metrics else lambda call, used: None,
+            self.storage.books.ledger,
+            self.observers.metrics.settled if self.observers.metrics else lambda call, used: None,
         )
-
-    def _answers(self) -> AnswerStore:
-        """Finished answers: shared, or in a file that a restart finds again."""
-        rules = self.settings.idempotency
-        if self.store is not None:
-            return SharedAnswers(AnswerKeys(self.store, self.clock, rules.kept_s, rules.lease_s))
-        path = self.settings.storage.state_dir / "answers.sqlite"
-        return EmbeddedAnswers(AnswerFile(path, rules.disk_bytes, rules.kept_s, _unix_now))
-
-    def _store_changed(self, available: bool, reason: str) -> None:
-        self.telemetry.note(StoreChanged(available, reason))
 
     def _line(self) -> Queue[Ticket]:
         admission = self.settings.admission
@@ -402,20 +298,3 @@ class Gateway:
             body_timeout_s=edge.body_timeout_s,
             write_timeout_s=edge.write_timeout_s,
         )
-
-
-def _leave_what_stays_to_the_end() -> None:
-    """What is built by now lives as long as the process. Looking through it for garbage, again and again, took a tenth
-    of each request's CPU (`python -m bench.http_stack`); what requests leave behind is hardly ever cyclic.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(NEW_OBJECTS, YOUNG_LOOKS)
-
-
-def _utc_today() -> date:
-    return datetime.now(UTC).date()
-
-
-def _unix_now() -> float:
-    return datetime.now(UTC).timestamp()

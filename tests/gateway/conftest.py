@@ -46,10 +46,12 @@ class House:
         assert self.recorder.in_progress == 0
         assert self.gateway.admission.inside == 0
         assert self.gateway.admission.waiting == 0
-        assert self.gateway.quota.running == 0
+        assert self.gateway.storage.quota.running == 0
         assert len(self.gateway.watch) == 0
         assert len(self.gateway.replays) == 0
-        assert self.gateway.journal is None or all(each.ended for each in self.gateway.journal.newest())
+        assert self.gateway.observers.journal is None or all(
+            each.ended for each in self.gateway.observers.journal.newest()
+        )
         assert [engine.running for engine in self.engines.values()] == [0] * len(self.engines)
         assert [replica.running for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
         assert [replica.load for replica in self.gateway.fleet.replicas] == [0] * len(self.engines)
@@ -85,10 +87,10 @@ async def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             stack.push_async_callback(gateway.siblings.aclose)
             await gateway.prober.round()
             house = House(gateway, recorder, engines)
-            stack.callback(gateway.log.close)
-            stack.push_async_callback(gateway.answers.aclose)
+            stack.callback(gateway.observers.log.close)
+            stack.push_async_callback(gateway.storage.answers.aclose)
             await stack.enter_async_context(gateway.replays.running(drain_s=0))
-            stack.push_async_callback(gateway.books.aclose)
+            stack.push_async_callback(gateway.storage.books.aclose)
             stack.callback(house.assert_all_given_back)
             return house
 

@@ -391,7 +391,7 @@ async def test_a_revoked_key_is_refused_from_the_moment_the_file_is_read(keyed: 
 
 async def test_a_bad_file_keeps_the_old_keys_and_shows_in_the_metrics(keyed: Keyed, file: Path) -> None:
     house = await keyed()
-    metrics = house.gateway.metrics
+    metrics = house.gateway.observers.metrics
     assert metrics is not None
     for text, shown in ((RESEARCH_KEY, b"1.0"), (TENANTS, b"0.0")):
         becomes(file, text, house)
@@ -434,11 +434,11 @@ async def test_no_key_reaches_a_log_a_metric_an_error_or_an_engine(
                 answers.append(await house.get(each, headers=headers))
             answers += [await house.post(asking(), headers=bearer(f"{key}{n}")) for n in range(12)]
     with monkeypatch.context() as broken:
-        broken.setattr(house.gateway.metrics, "page", lambda accept: 1 / 0)
+        broken.setattr(house.gateway.observers.metrics, "page", lambda accept: 1 / 0)
         answers.append(await house.get("/metrics", headers=bearer(ADMIN_KEY)))
         broken.setattr(type(house.gateway.fleet), "resolve", lambda *_: 1 / 0)
         answers.append(await house.post(asking(), headers=bearer(ADMIN_KEY)))
-    metrics = house.gateway.metrics
+    metrics = house.gateway.observers.metrics
     assert metrics is not None
     for text in (f"{TENANTS}sha256 = '{ADMIN_KEY}'\n", f"{TENANTS}'{ADMIN_KEY}' = 1\n", ADMIN_KEY, TENANTS):
         becomes(file, text, house)

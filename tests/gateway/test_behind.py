@@ -34,7 +34,7 @@ async def test_what_can_be_read_can_be_asked_for_by_its_head(house: House, path:
 async def test_a_defect_behind_the_edge_is_a_500_in_json(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(house.gateway.metrics, "page", lambda accept: 1 / 0)
+    monkeypatch.setattr(house.gateway.observers.metrics, "page", lambda accept: 1 / 0)
     with caplog.at_level(logging.ERROR):
         done = await house.get("/metrics")
     assert (done.status, done.error["code"]) == (500, "internal_error")

@@ -131,8 +131,8 @@ async def test_metrics_are_prometheus_text(house: House) -> None:
 
 async def test_streams_go_on_while_a_page_of_metrics_is_made(house: House) -> None:
     """Of a hundred models it takes as long as a few tokens."""
-    assert house.gateway.metrics is not None
-    house.gateway.metrics.know(lambda: {f"model-{number}": None for number in range(100)})
+    assert house.gateway.observers.metrics is not None
+    house.gateway.observers.metrics.know(lambda: {f"model-{number}": None for number in range(100)})
     asked = asyncio.create_task(get(house, "/metrics"))
     turns = 0
     while not asked.done():

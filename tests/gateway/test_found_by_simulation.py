@@ -46,7 +46,7 @@ async def test_a_deadline_is_kept_while_redis_says_nothing(build: Build, tmp_pat
         redis.pause()
         async with asyncio.timeout(30):
             exchange = await house.post(asking(), headers=hurried)
-        assert house.gateway.store is not None
-        assert house.gateway.store.available, "whose time was over says nothing about Redis"
-        await house.gateway.store.aclose()
+        assert house.gateway.storage.shared is not None
+        assert house.gateway.storage.shared.available, "whose time was over says nothing about Redis"
+        await house.gateway.storage.shared.aclose()
     assert (exchange.status, exchange.error["code"]) == (504, "deadline_exceeded")

@@ -25,7 +25,7 @@ ANY_PORT = Address("127.0.0.1", 0, "METRICS_HOST", "set METRICS_PORT=")
 @asynccontextmanager
 async def served(house: House, heartbeat: Heartbeat | None = None) -> AsyncIterator[int]:
     gateway = house.gateway
-    probes = Probes(gateway.fleet, gateway.admission, gateway.metrics, heartbeat or gateway.heartbeat)
+    probes = Probes(gateway.fleet, gateway.admission, gateway.observers.metrics, heartbeat or gateway.heartbeat)
     one = InternalListener(listener(ANY_PORT), probes, gateway.siblings)
     async with one.serving():
         yield one.listening.getsockname()[1]
@@ -175,7 +175,7 @@ def settings(**flags: object) -> Settings:
 
 def test_without_a_port_nothing_listens() -> None:
     gateway = Gateway(settings())
-    gateway.log.close()
+    gateway.observers.log.close()
     assert gateway.internal is None
 
 

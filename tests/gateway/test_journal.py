@@ -468,8 +468,8 @@ async def test_what_runs_is_kept_beside_what_has_ended(build: Build) -> None:
         states = [each.state for each in (await listed(house)).requests]
         assert states == ["ended", "running", "running", "running"]
         house.engine.go_on.set()
-    assert house.gateway.journal is not None
-    assert len(house.gateway.journal) == 1
+    assert house.gateway.observers.journal is not None
+    assert len(house.gateway.observers.journal) == 1
 
 
 async def test_probes_pages_and_the_journal_itself_push_no_call_out(build: Build) -> None:
@@ -483,7 +483,7 @@ async def test_probes_pages_and_the_journal_itself_push_no_call_out(build: Build
 async def test_0_keeps_nothing_and_says_so(build: Build) -> None:
     house = await build(settings={"JOURNAL_REQUESTS": 0})
     request_id = (await house.post(asking())).headers["x-request-id"]
-    assert house.gateway.journal is None
+    assert house.gateway.observers.journal is None
     assert house.recorder.last.story is None
     assert house.recorder.last.tries[0].options is None
     for path in ("/admin/requests", f"/admin/requests/{request_id}"):

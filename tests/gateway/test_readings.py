@@ -24,8 +24,8 @@ ONE_AT_A_TIME = {"MAX_CONCURRENT_REQUESTS": 1}
 
 def numbers(house: House, name: str) -> dict[str, float]:
     """Of one series, by the values of its labels."""
-    assert house.gateway.metrics is not None
-    found = ours(house.gateway.metrics)
+    assert house.gateway.observers.metrics is not None
+    found = ours(house.gateway.observers.metrics)
     return {" ".join(value for _, value in labels): number for (each, labels), number in found.items() if each == name}
 
 
@@ -122,8 +122,8 @@ async def test_a_replica_is_ready_or_not_and_one_that_is_gone_leaves_the_page(bu
     fleet.failed(a, "EngineUnreachable")
     assert numbers(house, "gllm_replica_ready") == {"a": 0, "b": 1}
     fleet.remove("a")
-    assert house.gateway.metrics is not None
-    assert not [labels for _, labels in ours(house.gateway.metrics) if ("replica", "a") in labels]
+    assert house.gateway.observers.metrics is not None
+    assert not [labels for _, labels in ours(house.gateway.observers.metrics) if ("replica", "a") in labels]
     fleet.add(a)
 
 
@@ -289,7 +289,7 @@ async def test_a_key_in_flight_and_one_that_cannot_be_checked_are_told(
     async def down(key: object) -> None:
         raise StoreDown
 
-    monkeypatch.setattr(house.gateway.answers, "claim", down)
+    monkeypatch.setattr(house.gateway.storage.answers, "claim", down)
     assert (await house.post(asking(), headers=keyed(key=b"other"))).status == 503
     assert results(house) == {"first": 1, "in_flight": 1, "store_down": 1}
 
@@ -328,7 +328,7 @@ async def test_usage_that_is_not_written_and_reservations_that_are_held_are_told
         assert number(house, "gllm_reservations") == 2
     assert number(house, "gllm_reservations") == 0
     assert number(house, "gllm_ledger_unwritten") == 1
-    await house.gateway.books.flush()
+    await house.gateway.storage.books.flush()
     assert number(house, "gllm_ledger_unwritten") == 0
     assert number(house, "gllm_ledger_failures_total") == 0
     assert 0 <= number(house, "gllm_ledger_age_seconds") < 60
@@ -336,7 +336,7 @@ async def test_usage_that_is_not_written_and_reservations_that_are_held_are_told
 
 async def test_lines_that_nobody_took_are_told(house: House) -> None:
     assert number(house, "gllm_log_lines_dropped_total") == 0
-    house.gateway.log.dropped += 3
+    house.gateway.observers.log.dropped += 3
     assert number(house, "gllm_log_lines_dropped_total") == 3
 
 
@@ -366,11 +366,11 @@ async def test_every_family_of_the_table_is_made_and_no_other(build: Build) -> N
         await house.post(asking())
     (replica, _) = house.gateway.fleet.replicas
     house.gateway.fleet.told(replica, Load(waiting=0, running=0, kv_share=0.5))
-    assert house.gateway.metrics is not None
-    made = {name for name, _ in ours(house.gateway.metrics)}
+    assert house.gateway.observers.metrics is not None
+    made = {name for name, _ in ours(house.gateway.observers.metrics)}
     table = {series for group in GROUPS.values() for family in group for series in family.series}
     assert table - made == {STORE_UP.name}, "there is none here"
     assert made - table == set()
-    labels = {name: {label for label, _ in each} - {"le"} for name, each in ours(house.gateway.metrics)}
+    labels = {name: {label for label, _ in each} - {"le"} for name, each in ours(house.gateway.observers.metrics)}
     for family in (family for group in GROUPS.values() for family in group if family is not STORE_UP):
         assert labels[family.series[0]] == set(family.labels), family.name

@@ -54,7 +54,7 @@ class Stranger:
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
     stranger = Stranger(tmp_path_factory.mktemp("state"))
     yield stranger
-    stranger.gateway.log.close()
+    stranger.gateway.observers.log.close()
 
 
 def mended(body: Any) -> None:

@@ -28,12 +28,12 @@ async def houses(build: Build, redis_url: str) -> AsyncIterator[Houses]:
             flags = {"REDIS_URL": redis_url, "REDIS_TIMEOUT": 2, **(settings or {})}
             made = [await build(settings=flags, only=Scripted(**engine)) for _ in range(count)]
             for house in made:
-                beating = asyncio.create_task(house.gateway.answers.run())
+                beating = asyncio.create_task(house.gateway.storage.answers.run())
                 stack.callback(beating.cancel)
-                store = house.gateway.store
+                store = house.gateway.storage.shared
                 assert isinstance(store, SharedStore)
                 stack.push_async_callback(store.aclose)
-            await made[0].gateway.store.command("FLUSHDB")  # type: ignore[union-attr]
+            await made[0].gateway.storage.shared.command("FLUSHDB")  # type: ignore[union-attr]
             return made
 
         yield make
@@ -166,14 +166,14 @@ async def test_where_twins_may_not_attach_they_may_not_elsewhere(houses: Houses)
 async def test_while_redis_is_down_keyed_requests_are_503_and_the_others_go_on(build: Build, tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis:
         house = await build(settings={"REDIS_URL": redis.url})
-        shared = house.gateway.store
+        shared = house.gateway.storage.shared
         assert shared is not None
         redis.pause()
         refused = await asks().run(house.gateway.app)
         assert (refused.status, refused.headers["x-gllm-reason"]) == (503, "idempotency_unavailable")
         assert (await house.post(asking())).status == 200
         redis.resume()
-        watching = [asyncio.create_task(shared.keep_watch()), asyncio.create_task(house.gateway.answers.run())]
+        watching = [asyncio.create_task(shared.keep_watch()), asyncio.create_task(house.gateway.storage.answers.run())]
         await true(lambda: shared.available)
         assert (await asks().run(house.gateway.app)).status == 200
         for task in watching:
@@ -186,7 +186,7 @@ async def test_an_answer_that_redis_does_not_take_is_given_to_the_client_and_kep
 ) -> None:
     with redis_server(tmp_path) as redis:
         house = await build(settings={"REDIS_URL": redis.url, "REDIS_TIMEOUT": 0.2}, only=Scripted(stall_at=1))
-        shared = house.gateway.store
+        shared = house.gateway.storage.shared
         assert shared is not None
         first = asks()
         running = begin(house, first)

@@ -103,7 +103,7 @@ async def test_wherever_a_replica_dies_its_client_reads_what_one_would_have_said
             Usage(PROMPT_TOKENS, len(WORDS)),
             False,
         )
-        assert total(house.gateway.books.ledger.take()).completion_tokens == len(WORDS)
+        assert total(house.gateway.storage.books.ledger.take()).completion_tokens == len(WORDS)
         tokens = max(0, min(len(WORDS), cut - (path == CHAT)))
         taken_over = int(tokens < len(WORDS))
         assert (record.taken_over, record.attempts, len(record.tries)) == (taken_over, 1 + taken_over, 1 + taken_over)

@@ -24,7 +24,7 @@ KEEPS_BYTES = 200_000
 
 async def test_ten_thousand_junk_tenants_models_paths_methods_and_keys_leave_a_bounded_page(build: Build) -> None:
     house = await build(settings={"JOURNAL_REQUESTS": 0})  # it fills up to its own bound
-    metrics = house.gateway.metrics
+    metrics = house.gateway.observers.metrics
     assert metrics is not None
     dice = random.Random(7)
 
@@ -90,8 +90,8 @@ async def test_models_that_nobody_serves_are_one_label_where_no_model_is_known_y
     house = await build(only=Scripted(serves={}))
     for number in range(200):
         assert (await house.post(asking(model=f"junk-{number}"))).status == 503
-    assert house.gateway.metrics is not None
-    found = ours(house.gateway.metrics)
+    assert house.gateway.observers.metrics is not None
+    found = ours(house.gateway.observers.metrics)
     assert found["gllm_request_outcomes_total", (("model", "other"), ("outcome", "upstream_failed"))] == 200
     models = {dict(labels)["model"] for name, labels in found if "model" in dict(labels)}
     assert models <= {"none", "other"}
@@ -102,12 +102,12 @@ async def test_what_machines_ask_again_and_again_is_in_no_line_unless_one_debugs
 ) -> None:
     for level, logged in (("info", 1), ("debug", 5)):
         stream = io.StringIO()
-        monkeypatch.setattr("app.gateway.app.LogWriter", lambda to=stream: LogWriter(to))
+        monkeypatch.setattr("app.gateway.observers.LogWriter", lambda to=stream: LogWriter(to))
         house = await build(settings={"LOG_LEVEL": level, "LOG_FORMAT": "json"})
         for path in ("/health", "/metrics", "/admin/workers", "/v1/models"):
             await house.get(path)
         await house.post({}, path="/add_worker")
-        house.gateway.log.close()
+        house.gateway.observers.log.close()
         assert stream.getvalue().count('"event":"request"') == logged
 
 

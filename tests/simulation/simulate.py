@@ -72,10 +72,13 @@ def simulate(world: World) -> History:
 def _simulated(world: World, folder: Path, shared: Memory | None) -> History:
     stage = _Stage(world, folder, shared)
     with (
-        mock.patch("app.gateway.app._leave_what_stays_to_the_end"),
+        mock.patch("app.gateway.app.settle"),
         mock.patch("app.gateway.app.fastapi_app", _nothing_but_its_life),
-        mock.patch("app.gateway.app._utc_today", stage.today),
-        mock.patch("app.gateway.app._unix_now", stage.unix_now),
+        mock.patch("app.gateway.app.utc_today", stage.today),
+        mock.patch("app.gateway.app.unix_now", stage.unix_now),
+        mock.patch("app.gateway.storage.utc_today", stage.today),
+        mock.patch("app.gateway.storage.unix_now", stage.unix_now),
+        mock.patch("app.gateway.observers.unix_now", stage.unix_now),
         mock.patch("app.reliability.stores.redis.connector", stage.connector),
         mock.patch("secrets.token_hex", lambda size: stage.unguessable.randbytes(size).hex()),
         _ErrorLog(stage.history.logged),
@@ -144,7 +147,7 @@ class _Stage:
 
     def _nothing_is_reserved(self) -> bool:
         """Runs with a key may go on for a while."""
-        return not any(gateway.quota.running for gateway in self._gateways)
+        return not any(gateway.storage.quota.running for gateway in self._gateways)
 
     def connector(self, url: str) -> Callable[[], Any]:
         return self._links[url].wire
@@ -184,7 +187,7 @@ class _Stage:
             self.loop.call_at(fault.at, self.shared.forget_everything)
 
     async def _counted(self, number: int) -> Counted:
-        report = await self._gateways[number].books.report(AROUND_IT)
+        report = await self._gateways[number].storage.books.report(AROUND_IT)
         own = SqliteLedger(self._state_of(number) / FILE, read_only=True)
         try:
             return Counted(_summed(own.select(AROUND_IT)), _summed(report.book), report.scope == "cluster")
@@ -332,7 +335,7 @@ def _held_by(gateway: Gateway) -> dict[str, int]:
         "requests inside": gateway.admission.inside,
         "requests in line": gateway.admission.waiting,
         "runs with a key": len(gateway.replays),
-        "reservations": gateway.quota.running,
+        "reservations": gateway.storage.quota.running,
         "entries of the watch": len(gateway.watch),
         **{f"leases of {replica.name}": replica.running for replica in gateway.fleet.replicas},
     }

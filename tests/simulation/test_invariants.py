@@ -161,7 +161,7 @@ def _circuit(history: History, name: str, *states: tuple[str, float]) -> None:
 def _worked_while_open(history: History) -> None:
     name, work = _works(history, STREAM)[0]
     _circuit(history, name, ("open", -0.5), ("half_open", 0.5))
-    assert work.began == BEGAN_S
+    assert work.began == pytest.approx(BEGAN_S)
 
 
 def _two_tried_at_once(history: History) -> None:

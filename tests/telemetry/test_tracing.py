@@ -48,8 +48,8 @@ async def traced(build: Any, collecting: Collector) -> Any:
 
 
 def tracer_of(house: House) -> Tracer:
-    assert house.gateway.tracer is not None
-    return house.gateway.tracer
+    assert house.gateway.observers.tracer is not None
+    return house.gateway.observers.tracer
 
 
 async def told(house: House, collecting: Collector) -> list[Seen]:
@@ -243,8 +243,8 @@ async def test_a_dead_collector_costs_requests_nothing_and_is_told_once(
     (change,) = [event for event in house.recorder.events if isinstance(event, CollectorChanged)]
     assert not change.available
     assert "401" in change.reason
-    assert house.gateway.metrics is not None
-    assert b"gllm_spans_dropped_total 9.0" in house.gateway.metrics.page()[1]
+    assert house.gateway.observers.metrics is not None
+    assert b"gllm_spans_dropped_total 9.0" in house.gateway.observers.metrics.page()[1]
 
 
 async def test_a_hanging_collector_costs_requests_nothing(traced: BuildTraced, collecting: Collector) -> None:
@@ -256,8 +256,8 @@ async def test_a_hanging_collector_costs_requests_nothing(traced: BuildTraced, c
         await asyncio.sleep(0.001)
     for _ in range(10):
         assert (await house.post(asking())).status == 200
-    assert house.gateway.metrics is not None
-    assert b"gllm_spans_dropped_total 18.0" in house.gateway.metrics.page()[1]
+    assert house.gateway.observers.metrics is not None
+    assert b"gllm_spans_dropped_total 18.0" in house.gateway.observers.metrics.page()[1]
     collecting.open.set()
     assert len(await told(house, collecting)) == 3 * 5
 
