@@ -16,7 +16,8 @@ from app.cluster.members import Members, Pace
 from app.cluster.probe import Prober
 from app.cluster.remote import ANSWER_S, RemoteWorker
 from app.cluster.seats import Seats
-from app.cluster.swap import Limits, Swaps
+from app.cluster.swap import Limits
+from app.cluster.swaps import Swaps
 from app.cluster.turn import Turn
 from app.cluster.worker.site import OnProgress
 from app.engines.base import Engine

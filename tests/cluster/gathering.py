@@ -12,7 +12,8 @@ from app.cluster.members import Addresses, Members, Pace
 from app.cluster.probe import Prober
 from app.cluster.replica import Replica
 from app.cluster.seats import Seats
-from app.cluster.swap import Limits, Swaps
+from app.cluster.swap import Limits
+from app.cluster.swaps import Swaps
 from app.cluster.turn import SharedTurn, Turn
 from app.engines.scripted import Scripted
 from app.errors import WorkerUnreachable

@@ -10,7 +10,8 @@ from fastapi.responses import PlainTextResponse
 
 from app.cluster.member import names_of
 from app.cluster.members import Members
-from app.cluster.swap import Swaps, explained
+from app.cluster.swap import explained
+from app.cluster.swaps import Swaps
 from app.errors import ClusterError, InvalidRequest, NoWorkers
 from app.gateway.control.bodies import AddWorker, LoadModel, Release, read
 from app.gateway.control.operators import CANCEL, CANCELLED_S

@@ -16,7 +16,8 @@ from app.cluster.control import Adapter, Released, Status
 from app.cluster.fleet import Fleet
 from app.cluster.members import Members
 from app.cluster.progress import Account
-from app.cluster.swap import Swap, Swaps, explained
+from app.cluster.swap import Swap, explained
+from app.cluster.swaps import Swaps
 from app.errors import LoadInProgress, UnknownPath
 from app.gateway.control.bodies import NewAdapter, NewModel, Release, answer, read
 from app.gateway.control.pages import (
