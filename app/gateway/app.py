@@ -24,7 +24,7 @@ from app.engines.base import Engine
 from app.gateway.admin import Admin
 from app.gateway.admission import Admission
 from app.gateway.auth import Door, KeyedDoor, OpenDoor, SecretDoor
-from app.gateway.behind import fastapi_app
+from app.gateway.behind import DOCS, fastapi_app
 from app.gateway.control.ancestor import Ancestor
 from app.gateway.control.operators import Operators
 from app.gateway.dispatch import Dispatch
@@ -199,7 +199,7 @@ class Gateway:
             self.telemetry,
             self.watch,
             self._edge_limits(),
-            endpoints.paths.union(*(each.paths for each in beside)),
+            DOCS.union(endpoints.paths, *(each.paths for each in beside)),
             None if tracer is None else tracer.begin,
             self.name,
         )

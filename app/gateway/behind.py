@@ -17,6 +17,8 @@ from app.gateway.openapi import with_hot_paths
 from app.gateway.reference import POLICY, page
 from app.wire.errors import error_json, row_of
 
+DOCS = frozenset({"/docs", "/openapi.json"})
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 

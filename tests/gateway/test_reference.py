@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.gateway.behind import DOCS
 from app.gateway.reference import page
 from tests.gateway.conftest import House
 
@@ -60,3 +61,9 @@ def test_what_a_document_says_is_text(document: dict[str, Any]) -> None:
     assert "<script" not in written
     assert "<b>" not in written
     assert "string, at most 3 long" in written
+
+
+@pytest.mark.parametrize("path", sorted(DOCS))
+async def test_it_has_its_own_name_in_logs_and_metrics(house: House, path: str) -> None:
+    assert (await house.get(path)).status == 200
+    assert house.recorder.last.endpoint == path
