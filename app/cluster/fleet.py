@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from app.cluster.replica import Lease, Replica, State
 from app.errors import NoReplica, UnknownModel
 from app.generation import Call
+from app.reliability.circuit import CircuitState
 from app.reliability.limit import Load
 from app.telemetry.base import ReplicaChanged, Telemetry
 from app.telemetry.record import Reason
 from app.telemetry.story import MOST_CANDIDATES, Options
-from app.tenant import ANONYMOUS, Tenant
+from app.tenant import ANONYMOUS, Priority, Tenant
 
 Choice = tuple[Replica, Reason]
 
@@ -25,6 +26,9 @@ MAKES_WAY = "model_making_way"
 LEAVING_S = 5.0
 """So long after it was refused a call may ask again whether a model has left, or is back because nothing took its
 place."""
+
+_INTERACTIVE, _CLOSED = Priority.INTERACTIVE, CircuitState.CLOSED
+"""Looked up once: a look into an enumeration takes longer than a call."""
 
 
 @dataclass(frozen=True)
@@ -177,17 +181,9 @@ class Fleet:
         of its model takes it even while it drains. `None`: those that could answer are full, or still to come.
         `NoReplica`: there is none that could.
         """
-        free = [
-            replica
-            for replica in self._ready.get(call.model, ())
-            if replica.has_room_for(call.priority) and replica.circuit.allows() and replica.name not in avoiding
-        ]
+        free = _free(self._ready.get(call.model, ()), call, avoiding)
         if not free and waited:
-            free = [
-                replica
-                for replica in self._leaving.get(call.model, ())
-                if replica.has_room_for(call.priority) and replica.circuit.allows() and replica.name not in avoiding
-            ]
+            free = _free(self._leaving.get(call.model, ()), call, avoiding)
         if not free:
             self._expect_one(call.model, avoiding, waited=waited)
             return None
@@ -203,8 +199,7 @@ class Fleet:
         if call.model in self._coming:
             return True
         serving = self._ready.get(call.model) or self._leaving.get(call.model) or []
-        able = [replica for replica in serving if replica.circuit.allows()]
-        return bool(able) and not any(replica.has_room_for(call.priority) for replica in able)
+        return any(replica.circuit.allows() for replica in serving) and not _free(serving, call, ())
 
     def slots(self, model: str) -> int:
         """How many calls for this model can run at once, now, or once it is there."""
@@ -309,6 +304,18 @@ class Fleet:
         self._served = {model: length for model, length in models.items() if model not in self._leaving}
         self._models = models | {model: None for each in prospects for model in each.models if model not in models}
         self.on_change()
+
+
+def _free(replicas: Sequence[Replica], call: Call, avoiding: Container[str]) -> list[Replica]:
+    """Those that may take it now. It is asked of every replica for each call, and so makes no calls where it can."""
+    interactive = call.priority is _INTERACTIVE
+    return [
+        r
+        for r in replicas
+        if r.running < (r.slots if interactive else r.slots - r.reserved)
+        and (r.circuit.state is _CLOSED or r.circuit.allows())
+        and r.name not in avoiding
+    ]
 
 
 def _together(prospects: Sequence[Prospect]) -> Prospect:

@@ -14,10 +14,6 @@ from app.reliability.circuit import Circuit, CircuitState
 from app.reliability.limit import AdaptiveLimit, Load
 from app.telemetry.record import Reason
 from app.telemetry.story import Options
-from app.tenant import Priority
-
-_INTERACTIVE = Priority.INTERACTIVE
-"""Looked up once: each choice asks it of every replica, and a look into an enumeration takes longer than a call."""
 
 
 class State(StrEnum):
@@ -137,9 +133,6 @@ class Replica:
         self.foreign = Foreign()
         self.beside = 0
         self.tells_load = True
-
-    def has_room_for(self, priority: Priority) -> bool:
-        return self.running < (self.slots if priority is _INTERACTIVE else self.slots - self.reserved)
 
     def __repr__(self) -> str:
         return f"<Replica {self.name} {self.state} running={self.running}/{self.slots}>"
