@@ -68,13 +68,19 @@ def _server(name: str, argv: list[str], port: int, ready: str, folder: Path, put
 
 
 @pytest.fixture
-def watch(tmp_path: Path) -> Iterator[Watch]:
+def pager(tmp_path: Path) -> Iterator[Server]:
+    with ExitStack() as put:
+        port = free_port()
+        script = str(ROOT / "deploy" / "alertmanager" / "pager.py")
+        yield _server("pager", [sys.executable, "-IS", script, str(port)], port, "/calls", tmp_path, put)
+
+
+@pytest.fixture
+def watch(pager: Server, tmp_path: Path) -> Iterator[Watch]:
     with ExitStack() as put:
         engine = put.enter_context(running(Engine("engine", free_port(), tmp_path)))
-        port, am_port, metrics = free_port(), free_port(), free_port()
-        script = str(ROOT / "deploy" / "alertmanager" / "pager.py")
-        pager = _server("pager", [sys.executable, "-IS", script, str(port)], port, "/calls", tmp_path, put)
-        config = told_to(f"http://127.0.0.1:{port}", tmp_path)
+        am_port, metrics = free_port(), free_port()
+        config = told_to(pager.url, tmp_path)
         argv = [str(AM), f"--config.file={config}", f"--storage.path={tmp_path / 'am'}", "--cluster.listen-address="]
         argv.append(f"--web.listen-address=127.0.0.1:{am_port}")
         _server("alertmanager", argv, am_port, "/-/ready", tmp_path, put)
@@ -105,9 +111,9 @@ def test_a_page_arrives_when_the_last_replica_is_killed_and_is_taken_back(watch:
     assert {call["to"] for call in watch.calls("NoHealthyReplica")} == {"page"}
 
 
-def test_the_pager_takes_what_alertmanager_sends_and_nothing_else(watch: Watch) -> None:
-    post = watch.pager.http.post
+def test_the_pager_takes_what_alertmanager_sends_and_nothing_else(pager: Server) -> None:
+    post = pager.http.post
     assert post("/page", content=b"{").status_code == 400
     assert post("/page", json={"alerts": [{}]}).status_code == 400
     assert post("/page", content=json.dumps({"x": "y" * 2**20})).status_code == 413
-    assert watch.pager.http.get("/other").status_code == 404
+    assert pager.http.get("/other").status_code == 404

@@ -62,6 +62,7 @@ class Prometheus(Server):
         argv = [program, f"--config.file={here}", f"--storage.tsdb.path={folder / 'tsdb'}"]
         argv += [f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage"]
         argv += ["--query.lookback-delta=10s", "--log.level=warn"]
+        argv.append("--rules.alert.resend-delay=1s")  # what fires before it has found Alertmanager comes a minute later
         super().__init__("prometheus", argv, port, folder / "prometheus.log", clean_environment(), folder)
 
     def now(self, query: str) -> list[Series]:
