@@ -34,6 +34,7 @@ def _look(number: int, frame: FrameType | None) -> None:
 
 
 def _tell(path: Path) -> None:
+    signal.setitimer(signal.ITIMER_PROF, 0)  # a look meanwhile would change what is being written
     path.write_text(json.dumps({place.replace(f"{ROOT}/", ""): count for place, count in _seen.items()}))
 
 
