@@ -1,6 +1,6 @@
 """Where the CPU of a request goes, and that of a token of a paced stream: by layer, all policies on.
 
-    python -m bench layers [--seconds 8] [--streams 300]
+    python -m bench layers [--seconds 8] [--streams 300] [--tokens 200]
 
 The gateway looks at itself every two milliseconds of its CPU (`bench/sampled.py`); each look counts for the layer that
 the innermost file of ours belongs to, or the server's. What the kernel does for a read or a write counts for who asked
@@ -86,8 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=float, default=8, help="of requests")
     parser.add_argument("--streams", type=int, default=300, help="at once, with a token each 50 ms")
+    parser.add_argument("--tokens", type=int, default=FULL.paced_tokens, help="of each stream")
     args = parser.parse_args(argv)
-    lengths = replace(FULL, window_s=args.seconds, streams=args.streams)
+    lengths = replace(FULL, window_s=args.seconds, streams=args.streams, paced_tokens=args.tokens)
     requests, of_requests = looked_at(lengths, "requests")
     streams, of_streams = looked_at(lengths, "streams")
     us, us_token = requests["us_per_request"], streams["paced_us_per_token"]

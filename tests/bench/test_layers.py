@@ -38,7 +38,7 @@ def test_what_layers_are_made_of_is_there() -> None:
 
 @pytest.mark.alone
 def test_a_short_run_finds_all_that_works(capsys: pytest.CaptureFixture[str]) -> None:
-    assert layers.main(["--seconds", "1", "--streams", "30"]) == 0
+    assert layers.main(["--seconds", "1", "--streams", "30", "--tokens", "20"]) == 0
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split()[1] for row in rows] == [*map(str, LAYERS), "event", "all"]
     assert all(float(row.split("|")[2]) > 0 for row in rows)
