@@ -239,7 +239,7 @@ def test_one_that_hangs_is_killed_and_replaced_and_the_other_goes_on(
 
 def test_one_that_does_not_come_up_ends_all_and_is_told(engine: Engine, logs: Path, redis: RedisServer) -> None:
     settings = {"ENGINE_URLS": engine.url, "REDIS_URL": redis.url, "PROCESSES": "2", "METRICS_PORT": str(free_port())}
-    gateway = GatewayProcess("stuck", free_port(), logs, impatient(START_WITHIN_S=20), **settings)
+    gateway = GatewayProcess("stuck", free_port(), logs, impatient(START_WITHIN_S=10), **settings)
     try:
         assert comes_true(lambda: len(processes_of(gateway)) == 2, 30)
         family = gateway.children()
@@ -247,7 +247,7 @@ def test_one_that_does_not_come_up_ends_all_and_is_told(engine: Engine, logs: Pa
         assert gateway.wait(60) == 1
         assert not any(map(alive, family))
         said = gateway.log.read_text()
-        assert "gllm: gateway process 1 did not come up within 20 s, and was killed.\n" in said
+        assert "gllm: gateway process 1 did not come up within 10 s, and was killed.\n" in said
         assert "started again" not in said
     finally:
         gateway.end()
