@@ -63,8 +63,15 @@ async def obey(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.close()
 
 
+@pytest.fixture(scope="module")
+def frozen() -> Iterator[None]:
+    """What was there before the tests is set aside until after the last of them: to look through it takes long."""
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
-def kept() -> Iterator[None]:
+def kept(frozen: None) -> Iterator[None]:
     """What only the collector would free is kept, to be looked at; but for what was there before."""
     gc.collect()
     gc.freeze()
@@ -74,7 +81,6 @@ def kept() -> Iterator[None]:
     gc.set_debug(0)
     gc.garbage.clear()
     gc.enable()
-    gc.unfreeze()
 
 
 @asynccontextmanager
