@@ -179,8 +179,9 @@ def test_a_stop_lets_answers_finish_and_leaves_nobody(engine: Engine, logs: Path
         lines = [f"{name}: {value}" for name, value in signed("free").items()]
         clients = [stack.enter_context(Raw(both.gateway.port)) for _ in range(6)]
         for client in clients:
-            client.say(request(COMPLETIONS, LONG, *lines))
+            client.say(request(COMPLETIONS, {**LONG, "max_tokens": 300}, *lines))
             client.until(b"data: ")
+        assert sum(site.sum_of("gllm_streams_open") for site in both.sites) == len(clients)
         both.gateway.signal(signal.SIGTERM)
         for client in clients:
             client.until(b"data: [DONE]")
