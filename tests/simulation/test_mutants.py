@@ -4,13 +4,14 @@ Without this nobody would know whether worlds are rough enough for an invariant 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from app.cluster import fleet
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Lease, Replica
 from app.errors import EngineBusy, StoreDown
@@ -19,6 +20,7 @@ from app.gateway.answers import EventStream
 from app.gateway.app import Gateway
 from app.gateway.intake import Intake
 from app.gateway.lifeline import Lifeline
+from app.generation import Call
 from app.reliability.account import Account
 from app.reliability.circuit import Circuit, CircuitState
 from app.reliability.fair_queue import FairQueue, Fifo
@@ -62,6 +64,11 @@ def nothing(*args: Any, **kwargs: Any) -> None:
 
 def yes(*args: Any, **kwargs: Any) -> bool:
     return True
+
+
+def _all_of_them(replicas: Sequence[Replica], call: Call, avoiding: Container[str]) -> list[Replica]:
+    """However much they have to do."""
+    return [replica for replica in replicas if replica.circuit.allows() and replica.name not in avoiding]
 
 
 def twice(owner: type, name: str) -> Defect:
@@ -135,7 +142,10 @@ DEFECTS: dict[str, tuple[Defect, str]] = {
         method(Fleet, "lease", lambda fleet, call, avoiding=(), *more, **how: _lease(fleet, call, (), *more, **how)),
         "no_replica_is_tried_twice",
     ),
-    "slots are not counted": (method(Replica, "has_room_for", yes), "no_replica_has_more_than_its_slots"),
+    "slots are not counted": (
+        lambda: mock.patch.object(fleet, "_free", _all_of_them),
+        "no_replica_has_more_than_its_slots",
+    ),
     "the line is endless": (method(FairQueue, "has_room_for", yes), "no_line_is_longer_than_its_places"),
     "nobody hands on a free slot": (method(Admission, "_hand_on", nothing), "no_slot_idles_while_somebody_waits"),
     "first come, first served": (
