@@ -78,11 +78,7 @@ class Intake:
         if request.model is None:
             added["model"] = model
         if stream and isinstance(request, Sampled):
-            options = request.stream_options
-            shows_usage = options is not None and bool(options.include_usage)
-            counts_along = self.counts_along and not (shows_usage and options and options.continuous_usage_stats)
-            if not shows_usage or counts_along:
-                added["stream_options"] = _counting(options, along=counts_along)
+            shows_usage, counts_along = self._counts(request.stream_options, added)
         key, seen = _resumable(headers)
         place = trace or trace_context(headers)
         return Call(
@@ -110,6 +106,15 @@ class Intake:
             session=session_id(headers[b"x-session-id"]) if b"x-session-id" in headers else "",
             prefix=() if self.prefix_of is None else self.prefix_of(request, model, tenant),
         )
+
+    def _counts(self, options: StreamOptions | None, added: dict[str, Any]) -> tuple[bool, bool]:
+        """Whether a stream's client sees its usage, and whether each event tells it, for us alone. Every stream is
+        counted: what has to be said for that is `added`."""
+        shows_usage = options is not None and bool(options.include_usage)
+        along = self.counts_along and not (shows_usage and options and options.continuous_usage_stats)
+        if not shows_usage or along:
+            added["stream_options"] = _counting(options, along=along)
+        return shows_usage, along
 
     def _choices(self, request: Sampled) -> int:
         for name in ("n", "best_of"):

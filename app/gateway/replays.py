@@ -161,6 +161,7 @@ class Replays:
             run.over.set()
             if not run.recording.ended:
                 run.recording.end(error)
+            run.claim = None  # which holds the run, as that holds it
             if error is not None:
                 forget(error)
 
