@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gllm.cli.gateway import News
-from gllm.cli.screen import Screen
+from gllm.cli.screen import Screen, say
 
 BAR = 24
 
@@ -52,7 +52,7 @@ class Panel:
     def say(self, text: str) -> None:
         """A line that stays."""
         if self._screen is None:
-            print(text, flush=True)
+            say(text)
         else:
             self._screen.write(f"{text}\n")
 

@@ -1,11 +1,20 @@
 """Showing that something is going on: a few updating lines on a terminal, plain lines elsewhere."""
 
 import shutil
+import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TextIO
 
 CLEAR = "\r\x1b[J"
+
+
+def say(text: str, *, complaint: bool = False) -> None:
+    """To whoever started us. That nobody can hear it, as a disk is full, a reader has gone, or a terminal is closed, is
+    no reason to stop what runs."""
+    with suppress(OSError):
+        print(text, file=sys.stderr if complaint else sys.stdout, flush=True)
 
 
 class Screen:
@@ -23,16 +32,15 @@ class Screen:
         return self._terminal.fileno()
 
     def flush(self) -> None:
-        self._terminal.flush()
+        with suppress(OSError):
+            self._terminal.flush()
 
     def write(self, text: str) -> int:
         with self._lock:
-            self._terminal.write(self._away() + text)
-            if text.endswith("\n"):
-                self._terminal.write("\n".join(self._status))
-            elif self._status:  # the rest of the line is yet to come
+            whole = text.endswith("\n")
+            self._draw(self._away() + text + ("\n".join(self._status) if whole else ""))
+            if not whole:  # the rest of the line is yet to come
                 self._status = ()
-            self._terminal.flush()
         return len(text)
 
     def status(self, *lines: str) -> None:
@@ -40,9 +48,13 @@ class Screen:
         with self._lock:
             size = shutil.get_terminal_size()
             shown = tuple(_cut(line, size.columns - 1) for line in lines[: max(1, size.lines - 1)] if line)
-            self._terminal.write(self._away() + "\n".join(shown))
-            self._terminal.flush()
+            self._draw(self._away() + "\n".join(shown))
             self._status = shown
+
+    def _draw(self, text: str) -> None:
+        with suppress(OSError):  # as `say`
+            self._terminal.write(text)
+            self._terminal.flush()
 
     def _away(self) -> str:
         """To the beginning of the status, and clear from there."""
@@ -73,7 +85,7 @@ class Progress:
         if self._done:
             return
         if self._screen is None:
-            print(f"{name}: {text}", flush=True)
+            say(f"{name}: {text}")
         else:
             self._last = f"{name}: {text}"
             self.tick()

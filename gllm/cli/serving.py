@@ -15,12 +15,13 @@ import uvloop
 
 from app.cluster.launchers.plan import missing
 from app.gateway.app import Gateway
+from app.gateway.connections import allow_open_files
 from app.gateway.listener import BACKLOG, Address, CannotListen, listener, sharing
 from app.gateway.siblings import Family
 from app.settings import Settings
 from gllm.cli.greeting import greeting, near
 from gllm.cli.logs import configure
-from gllm.cli.screen import Progress, Screen
+from gllm.cli.screen import Progress, Screen, say
 
 STOPPED, FAILED, KILLED = 0, 1, 130
 
@@ -46,6 +47,7 @@ def serve(settings: Settings, early: MemoryHandler, *, quiet: bool = False, fami
     if screen is not None:
         sys.stderr = screen
     configure(settings.logs, early)
+    allow_open_files()
     try:
         at = Address(settings.listen.host, settings.listen.port, "HOST", "add: --port ")
         with (sharing if settings.listen.processes > 1 else listener)(at) as listening:
@@ -100,17 +102,14 @@ class Serving:
             self._progress.tick()
             await asyncio.sleep(0.1)
             if urls and self._progress.seconds > PATIENCE_S:
-                print(
-                    f"Nothing answers at {', '.join(urls)} yet. Until it does, the gateway at {self._url} says 503.",
-                    flush=True,
-                )
+                say(f"Nothing answers at {', '.join(urls)} yet. Until it does, the gateway at {self._url} says 503.")
                 urls = ()
         if not self._stopping.is_set():
             self._progress.done()
             models, keyed = list(self._gateway.fleet.models), self._gateway.tenants is not None
-            print(greeting(self._url, models, self._progress.seconds, keyed=keyed), flush=True)
+            say(greeting(self._url, models, self._progress.seconds, keyed=keyed))
             if (internal := self._gateway.internal) is not None:
-                print(f"Metrics and probes, for machines: {near(*internal.listening.getsockname()[:2])}", flush=True)
+                say(f"Metrics and probes, for machines: {near(*internal.listening.getsockname()[:2])}")
 
     def _engine_says(self, name: str, line: str) -> None:
         self._said.append(line)
@@ -124,7 +123,7 @@ class Serving:
         self._gateway.admission.drain(self._settings.listen.drain_s)
         self._progress.done()
         if not (self._quiet or self._gateway.supply.failure):
-            print("\nStopping. Running answers may finish; once more stops at once.", flush=True)
+            say("\nStopping. Running answers may finish; once more stops at once.")
 
     async def _drain(self) -> None:
         """Until the last answer has ended, newcomers are still told why they are not served, and by when to come."""

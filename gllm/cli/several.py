@@ -24,6 +24,7 @@ from app.settings.parts import part, shared_out
 from gllm.cli.child import FIRST_PAUSE_S, GLLM, LONG_LIFE_S, LONGEST_PAUSE_S, POLL_S
 from gllm.cli.family import KEY, place_of
 from gllm.cli.greeting import near
+from gllm.cli.screen import say
 
 STOPPED, FAILED, KILLED = 0, 1, 130
 
@@ -85,7 +86,7 @@ class Several:
             os._exit(KILLED)  # the keepers notice, and end the gateways
         self._over.set_result(STOPPED)
         if not self._quiet:
-            print("\nStopping. Running answers may finish; once more stops at once.", flush=True)
+            say("\nStopping. Running answers may finish; once more stops at once.")
 
     async def _keep(self, number: int, http: httpx.AsyncClient) -> None:
         """Started again when it dies or hangs. One that has never been up ends all."""
@@ -160,9 +161,8 @@ class Several:
 
     def _greet(self) -> None:
         if not self._greeted and len(self._up) == len(self._probes):
-            print(f"{len(self._up)} gateway processes share {self._url}. Each has its part of {self._shared_out}.")
-            print("Metrics and probes of each, for machines:")
-            print("".join(f"  {url}\n" for url in self._probes), end="", flush=True)
+            say(f"{len(self._up)} gateway processes share {self._url}. Each has its part of {self._shared_out}.")
+            say("\n  ".join(("Metrics and probes of each, for machines:", *self._probes)))
             self._greeted = True
 
 
@@ -181,4 +181,4 @@ async def _is_well(http: httpx.AsyncClient, probe: str) -> bool:
 
 
 def _complain(sentence: str) -> None:
-    print(f"gllm: {sentence}", file=sys.stderr, flush=True)
+    say(f"gllm: {sentence}", complaint=True)

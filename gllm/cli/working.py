@@ -27,7 +27,7 @@ from app.errors import LoadFailed
 from app.gateway.listener import Address, CannotListen, PortTaken, listener
 from app.settings import Settings
 from gllm.cli.logs import configure
-from gllm.cli.screen import Progress, Screen
+from gllm.cli.screen import Progress, Screen, say
 from gllm.cli.worker import own_name
 
 log = logging.getLogger("gllm")
@@ -72,7 +72,7 @@ def _listening(host: str, first: int) -> socket.socket:
         try:
             return listener(Address(host, port, "--host", "add: --port "))
         except PortTaken:
-            print(f"Port {port} is taken; trying the next.", flush=True)
+            say(f"Port {port} is taken; trying the next.")
     raise CannotListen(f"No port from {first} on is free. Stop what uses them, or choose another with --port.")
 
 
@@ -100,7 +100,7 @@ class Working:
             drain_s=self._settings.cluster.drain_s,
         )
         async with self._worker, serving(app, self._listening), self._beside():
-            print(f"gllm worker {self._worker.name} takes orders at {self._url}.", flush=True)
+            say(f"gllm worker {self._worker.name} takes orders at {self._url}.")
             await self._load()
             await self._stopping.wait()
             await self._worker.stop(drain_s=LAST_ANSWERS_S)
@@ -176,7 +176,7 @@ class Working:
     def _say(self, sentence: str) -> None:
         if self._worker.now.state is not WorkerState.LOADING:
             self._progress.done()
-        print(sentence, flush=True)
+        say(sentence)
 
     def _stop(self) -> None:
         if self._stopping.is_set():  # asked twice
@@ -184,7 +184,7 @@ class Working:
             os._exit(KILLED)  # the keeper notices, and ends the engine
         self._stopping.set()
         self._progress.done()
-        print("\nStopping. Once more stops at once.", flush=True)
+        say("\nStopping. Once more stops at once.")
 
 
 def _failure(status: Status) -> str:

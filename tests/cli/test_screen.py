@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Iterator
+from errno import ENOSPC
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from gllm.cli.gateway import News
 from gllm.cli.panel import Panel, bar
-from gllm.cli.screen import Screen
+from gllm.cli.screen import Progress, Screen, say
 from tests.cli.terminal import Picture
 
 SIZE = os.terminal_size((40, 10))
@@ -129,3 +130,23 @@ def test_once_nobody_waits_lines_are_told() -> None:
     panel.line("worker-0", "worker-0: engine: importing")
     panel.line("gateway", '{"event": "request"}')
     assert drawn.lines == ["worker-0: answered", "worker-0: engine: importing", '{"event": "request"}', ""]
+
+
+class Unheard(io.StringIO):
+    """A file on a disk that is full."""
+
+    def flush(self) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+
+def test_what_nobody_can_hear_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", Unheard())
+    monkeypatch.setattr("sys.stderr", Unheard())
+    say("a word")
+    say("another", complaint=True)
+    screen = Screen(Unheard())
+    screen.status("one")
+    assert screen.write("a line\n") == 7
+    Progress(screen, "starting").tick()
+    Progress(None, "starting").line("engine-0", "loading")
+    Panel(None).say("a line")
