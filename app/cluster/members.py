@@ -28,6 +28,8 @@ PACE_S = 0.05
 """Between two looks at a worker that always has news."""
 LONGEST_PAUSE_S = 60.0
 """Between two looks at a lost one."""
+MISSES = 2
+"""One may be our own doing: who has stood still for longer than a lease has seen nobody in it."""
 KEPT_S = 3_600.0
 """A lost one is looked for so long."""
 
@@ -301,7 +303,8 @@ class Members:
     def _missed(self, member: Member, error: ClusterError) -> None:
         member.misses += 1
         member.reason = error.message
-        if member.present and self._clock() - member.seen_at >= self._pace.lease_s:
+        long_unseen = self._clock() - member.seen_at >= self._pace.lease_s
+        if member.present and long_unseen and member.misses >= MISSES:
             member.standing = Standing.LOST
             self._seats.leave(member)
             self._became(member, error.message)

@@ -13,6 +13,10 @@ from app.clock import Clock
 TICK_S = 0.05
 SLICE = 4_000
 """So many are looked at in one turn of the event loop, half a millisecond's worth."""
+STOOD_STILL_S = 0.25
+"""So late a turn says that this process, or all of the machine, has stood still: suspended, moved to another host."""
+GRACE_S = 2.0
+"""At most so long after that nobody's time is over: what came meanwhile is heard, and who stood still too goes on."""
 REST = 20
 """Of the time it takes to look at all, so many times are left between. That makes ticks longer from about 10,000 on."""
 
@@ -51,7 +55,12 @@ class Watch:
             for first in range(0, len(waits), SLICE):
                 self._look_at(waits[first : first + SLICE])
                 await asyncio.sleep(0)
-            await asyncio.sleep(max(TICK_S, REST * (self.clock() - began)))
+            rest_s = max(TICK_S, REST * (self.clock() - began))
+            wakes_at = self.clock() + rest_s
+            await asyncio.sleep(rest_s)
+            late_s = self.clock() - wakes_at
+            if late_s > STOOD_STILL_S:
+                await asyncio.sleep(min(late_s, GRACE_S))
 
     def _look_at(self, waits: Iterable[Wait]) -> None:
         now = self.clock()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.cluster.control import Adapter, Order, Progress, WorkerState
-from app.cluster.members import KEPT_S, LONGEST_PAUSE_S
+from app.cluster.members import KEPT_S, LONGEST_PAUSE_S, MISSES
 from app.errors import (
     ClusterError,
     NameTaken,
@@ -131,7 +131,8 @@ async def lose(here: Gathering, worker: ScriptedWorker) -> None:
     worker.dies(GONE)
     member = here.members.find(worker.name)
     here.clock.advance(LEASE_S)
-    await here.members.look(member)
+    for _ in range(MISSES):
+        await here.members.look(member)
     assert member.state == "lost"
 
 
@@ -154,6 +155,18 @@ async def test_a_worker_is_counted_on_for_a_lease_and_no_longer(w1: ScriptedWork
     w1.away = None
     await here.members.look(member)
     assert here.serving() == {"w1"}, "one look and it is back"
+
+
+async def test_who_has_stood_still_for_a_lease_looks_twice_before_it_gives_anybody_up(w1: ScriptedWorker) -> None:
+    here = Gathering(w1)
+    member = await here.announce("w1")
+    w1.away = GONE  # the look that was under way
+    here.clock.advance(10 * LEASE_S)
+    await here.members.look(member)
+    assert here.serving() == {"w1"}
+    w1.away = None
+    await here.members.look(member)
+    assert here.told == [("w1", "ready")]
 
 
 async def test_a_lost_one_is_looked_at_less_and_less_often_and_forgotten_in_the_end(w1: ScriptedWorker) -> None:

@@ -128,6 +128,33 @@ async def test_where_looking_takes_long_it_is_done_less_often(monkeypatch: pytes
     assert pauses == [pytest.approx(subject.TICK_S), pytest.approx(0.01 * subject.REST)]
 
 
+@pytest.mark.parametrize(("stood_still_s", "grace_s"), [(0.2, None), (1.0, 1.0), (600.0, subject.GRACE_S)])
+async def test_after_a_standstill_what_came_meanwhile_is_heard_before_anybodys_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, stood_still_s: float, grace_s: float | None
+) -> None:
+    clock, pauses = FakeClock(now=10), []
+    watch, (wait,) = watched(clock, 10.1)
+
+    async def sleep(seconds: float) -> None:
+        clock.advance(seconds)
+        if not seconds:
+            return
+        pauses.append(seconds)
+        if len(pauses) == 1:
+            clock.advance(stood_still_s)
+        elif grace_s is not None and len(pauses) == 2:
+            assert wait.expired_at == []
+            wait.due = math.inf  # it is heard
+        elif len(pauses) > 2:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await watch.run()
+    assert pauses[1] == pytest.approx(grace_s or subject.TICK_S)
+    assert bool(wait.expired_at) == (grace_s is None)
+
+
 async def test_it_looks_again_and_again_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "TICK_S", 0)
     watch, (wait,) = watched(FakeClock(now=10), 1)

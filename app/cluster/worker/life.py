@@ -17,6 +17,7 @@ from app.cluster.launchers.plan import Launch
 from app.cluster.launchers.process import EngineProcess
 from app.cluster.worker.contact import Contact
 from app.errors import EngineError
+from app.reliability.watch import STOOD_STILL_S
 
 WITHHELD = ("CLUSTER_SECRET",)
 """No business of an engine."""
@@ -127,14 +128,19 @@ class Life:
         return names
 
     async def watch(self) -> NoReturn:
-        """Until it dies, or hangs, and must be taken for dead."""
-        heard_at = self._clock()
-        while not await self.is_gone_within(self._pace.look_s):
-            left_s = heard_at + self._pace.hung_s - self._clock()
-            if self._headless or await self.contact.is_well(max(left_s, self._pace.poll_s)):
-                heard_at = self._clock()
-            elif self._clock() - heard_at >= self._pace.hung_s and not self._process.ended:
-                sentence = f"{self._launch.name} has not answered for {self._pace.hung_s:g} s, and is ended."
+        """Until it dies, or hangs, and must be taken for dead. A time in which we stood still ourselves is
+        not held against it."""
+        look_s, hung_s, silent_s = self._pace.look_s, self._pace.hung_s, 0.0
+        while not await self.is_gone_within(look_s):
+            asked_at, patience_s = self._clock(), max(hung_s - silent_s, self._pace.poll_s)
+            if self._headless or await self.contact.is_well(patience_s):
+                silent_s = 0.0
+                continue
+            waited_s = self._clock() - asked_at
+            if waited_s <= patience_s + STOOD_STILL_S:
+                silent_s += look_s + waited_s
+            if silent_s >= hung_s and not self._process.ended:
+                sentence = f"{self._launch.name} has not answered for {hung_s:g} s, and is ended."
                 raise EngineDied(sentence, self._process.tail)
         code = await self._process.wait()
         raise EngineDied(f"{self._launch.name} ended by itself: {ending(code)}.", self._process.tail)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,15 @@ async def test_a_busy_engine_is_left_alone(bench: Bench) -> None:
     async with bench.worker() as worker:
         await loaded(worker, "well-busy")
         await asyncio.sleep(2.5)  # two and a half times what a hung one gets
+        assert (worker.now.state, worker.now.starts) == (READY, 1)
+
+
+async def test_a_time_in_which_we_stood_still_ourselves_is_not_held_against_it(bench: Bench) -> None:
+    async with bench.worker() as worker:
+        await loaded(worker, "well-busy")
+        for _ in range(3):
+            time.sleep(1.5)  # noqa: ASYNC251 - as a process does that is suspended
+            await asyncio.sleep(0.5)
         assert (worker.now.state, worker.now.starts) == (READY, 1)
 
 
