@@ -194,6 +194,11 @@ class QueueFull(GatewayError):
     default = "Too many requests are waiting already."
 
 
+class TooManyConnections(GatewayError):
+    outcome = Outcome.QUEUE_FULL
+    default = "This gateway has as many connections as it can hold."
+
+
 class WouldMissDeadline(GatewayError):
     """Its turn would come too late, or did not come in time: nothing was sent to an engine."""
 
@@ -398,6 +403,15 @@ class EngineLacks(EngineRefused):
 
     should_retry = False
     default = "The engine that serves this model does not offer this."
+
+
+class EngineOutOfReach(EngineError):
+    """This process may open no more files, or has no memory for a socket: nothing is known of the engine."""
+
+    outcome = Outcome.QUEUE_FULL
+    blames_engine = False
+    draws_on_budget = False  # nothing was begun
+    default = "The gateway cannot open another connection at the moment."
 
 
 class EngineForgot(EngineError):

@@ -6,7 +6,14 @@ from contextlib import suppress
 
 from app.cluster.fleet import Fleet
 from app.cluster.replica import Replica, State
-from app.errors import EngineError, EngineForgot, EngineMisconfigured, EngineRefused, EngineUnreachable
+from app.errors import (
+    EngineError,
+    EngineForgot,
+    EngineMisconfigured,
+    EngineOutOfReach,
+    EngineRefused,
+    EngineUnreachable,
+)
 
 log = logging.getLogger("gllm")
 
@@ -62,6 +69,8 @@ class Prober:
         try:
             self._fleet.answered(replica, await replica.engine.models())
             await self._look_at_load(replica)
+        except EngineOutOfReach as error:
+            log.debug("replica %s could not be asked: %s", replica.name, error.detail)
         except EngineError as error:
             self._missed(replica, error)
         except Exception as error:  # one engine nobody foresaw must not end the probing of the others

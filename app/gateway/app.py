@@ -25,6 +25,7 @@ from app.gateway.admin import Admin
 from app.gateway.admission import Admission
 from app.gateway.auth import Door, KeyedDoor, OpenDoor, SecretDoor
 from app.gateway.behind import DOCS, fastapi_app
+from app.gateway.connections import Connections, that_files_allow
 from app.gateway.control.ancestor import Ancestor
 from app.gateway.control.operators import Operators
 from app.gateway.dispatch import Dispatch
@@ -102,6 +103,7 @@ class Gateway:
         self.members = self._members()
         self.swaps = self._swaps()
         self.replays = Replays(self.storage.answers, settings.idempotency, self.watch)
+        self.connections = Connections(settings.edge.max_connections or that_files_allow())
         self.heartbeat = Heartbeat(clock, metrics.loop_lag if metrics else lambda seconds: None)
         self.siblings = Siblings(family)
         self.internal = self._internal()
@@ -110,7 +112,9 @@ class Gateway:
             self._measure(metrics)
         edge = settings.edge
         turns = Turns(clock)
-        self.protocol = GatewayProtocol.configured(self.watch, turns, edge.max_header_bytes, edge.body_timeout_s)
+        self.protocol = GatewayProtocol.configured(
+            self.watch, turns, self.connections, edge.max_header_bytes, edge.body_timeout_s
+        )
 
     def _measure(self, metrics: Metrics) -> None:
         admission = self.settings.admission
@@ -126,6 +130,7 @@ class Gateway:
                 self.storage.books,
                 self.storage.shared,
                 self.members,
+                self.connections,
                 self.observers.log,
                 self.clock,
             )

@@ -14,9 +14,10 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.errors import BodyTooSlow, GatewayError, HeadersTooLarge, MalformedHttp
+from app.errors import BodyTooSlow, GatewayError, HeadersTooLarge, MalformedHttp, TooManyConnections
 from app.gateway.answers import headers_of
 from app.gateway.bell import Bell
+from app.gateway.connections import Connections
 from app.gateway.cycle import Cycle
 from app.gateway.edge import CLIENT
 from app.gateway.turns import Turns
@@ -40,6 +41,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     watch: Watch
     turns: Turns
+    crowd: Connections
     max_head_bytes: int
     head_timeout_s: float
     cycle: Any
@@ -47,10 +49,16 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @classmethod
     def configured(
-        cls, watch: Watch, turns: Turns, max_head_bytes: int, head_timeout_s: float
+        cls, watch: Watch, turns: Turns, connections: Connections, max_head_bytes: int, head_timeout_s: float
     ) -> type["GatewayProtocol"]:
         """uvicorn makes the connections itself, so what they need travels on a class."""
-        fixed = {"watch": watch, "turns": turns, "max_head_bytes": max_head_bytes, "head_timeout_s": head_timeout_s}
+        fixed = {
+            "watch": watch,
+            "turns": turns,
+            "crowd": connections,
+            "max_head_bytes": max_head_bytes,
+            "head_timeout_s": head_timeout_s,
+        }
         return cast(type[GatewayProtocol], type(cls.__name__, (cls,), fixed))
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
@@ -62,9 +70,16 @@ class GatewayProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._refused = False
-        self._waits(self.head_timeout_s)
+        self.crowd.come()
+        if not self.crowd.too_many:
+            self._waits(self.head_timeout_s)
+        elif self.crowd.refuse():
+            self._refuse(TooManyConnections(retry_after=1.0))
+        else:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.crowd.gone()
         self.watch.discard(self)
         super().connection_lost(exc)
         if self._answered is not None:

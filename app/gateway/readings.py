@@ -13,6 +13,7 @@ from app.cluster.member import Standing
 from app.cluster.members import Members
 from app.cluster.replica import Replica, State
 from app.gateway.admission import Admission
+from app.gateway.connections import Connections
 from app.gateway.line import Line
 from app.gateway.replays import Replays
 from app.reliability.circuit import CircuitState
@@ -40,6 +41,7 @@ class Readings:
     books: Books
     store: SharedStore | None
     members: Members
+    connections: Connections
     log: LogWriter
     clock: Clock
 
@@ -59,6 +61,9 @@ class Readings:
         if self.store is not None:
             yield Reading(f.STORE_UP, self.store.available)
         yield Reading(f.LINES_DROPPED, self.log.dropped)
+        yield Reading(f.CONNECTIONS, self.connections.open)
+        yield Reading(f.MOST_CONNECTIONS, self.connections.most)
+        yield Reading(f.CONNECTIONS_REFUSED, self.connections.refused)
 
     def _lines(self) -> Iterator[Reading]:
         """Of models that are there, and of those that somebody waits for still."""

@@ -197,6 +197,13 @@ class Edge:
     write_timeout_s: Seconds = setting("WRITE_TIMEOUT", 30.0, "Seconds until a client that stopped reading is cut off.")
     max_body_bytes: Bytes = setting("MAX_BODY_BYTES", 10 * 2**20, "Largest body accepted.")
     max_header_bytes: Bytes = setting("MAX_HEADER_BYTES", 32 * 2**10, "Largest request line plus headers accepted.")
+    max_connections: int | None = setting(
+        "MAX_CONNECTIONS",
+        None,
+        "Connections of clients at once, for each gateway process; whoever comes then is told 503. Unset, as many as "
+        "open files allow (`ulimit -n`), two for each, and some to spare.",
+        ge=1,
+    )
     max_choices: int = setting("MAX_CHOICES", 16, "Most answers (`n`) that one request may ask for.", ge=1, le=128)
 
 

@@ -66,9 +66,11 @@ ERRORS: dict[type[e.GatewayError], Row] = {
     e.NoReplica: Row(503, _BUSY, "no_replica"),
     e.Draining: Row(503, _BUSY, "draining"),
     e.QueueFull: Row(503, _BUSY, "queue_full"),
+    e.TooManyConnections: Row(503, _BUSY, "too_many_connections"),
     e.WouldMissDeadline: Row(503, _BUSY, "would_miss_deadline"),
     e.StoreDown: Row(503, _BUSY, "idempotency_unavailable"),
     e.EngineBusy: Row(503, _BUSY, "engine_busy"),
+    e.EngineOutOfReach: Row(503, _BUSY, "engine_out_of_reach"),
     e.EngineForgot: Row(503, _BUSY, "model_gone"),
     e.DeadlinePassed: Row(504, _SERVER, "deadline_exceeded"),
 }

@@ -15,6 +15,7 @@ from app.errors import (
     EngineError,
     EngineLacks,
     EngineMisconfigured,
+    EngineOutOfReach,
     EngineSilent,
     EngineUnreachable,
 )
@@ -112,6 +113,18 @@ async def test_a_replica_that_cannot_be_reached_is_gone_at_once(error: EngineErr
     place.engines["a"].answer = error
     await place.prober.round()
     assert place.state("a") is State.FAILING
+
+
+async def test_whom_we_cannot_ask_we_know_nothing_new_of() -> None:
+    place = Place("a", "b")
+    await place.prober.round()
+    place.engines["b"].answer = EngineUnreachable()
+    await place.prober.round()
+    for engine in place.engines.values():
+        engine.answer = EngineOutOfReach()
+    for _ in range(2 * MISSES_ALLOWED):
+        await place.prober.round()
+    assert (place.state("a"), place.state("b")) == (State.READY, State.FAILING)
 
 
 async def test_a_replica_that_answers_again_is_back_at_once() -> None:

@@ -95,6 +95,11 @@ DRILLS = [
         {'gllm_refusals_total{reason="queue_full"}': 10, **outcomes(50, queue_full=10)},
         {'gllm_refusals_total{reason="queue_full"}': 1, **outcomes(59, queue_full=1)},
     ),
+    Drill(
+        "ConnectionsFull",
+        {'gllm_connections{instance="g"}': 950, 'gllm_connections_most{instance="g"}': 1_000},
+        {'gllm_connections{instance="g"}': 700, 'gllm_connections_most{instance="g"}': 1_000},
+    ),
     Drill("CircuitOpen", {'gllm_circuit_open{replica="a"}': 1}, {'gllm_circuit_open{replica="a"}': 0}),
     Drill("RetryBudgetSpent", {"gllm_retries_denied_total": 2}, {"gllm_retries_denied_total": 0}),
     Drill(

@@ -10,7 +10,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import Case, GenerationMode, Response
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from app.engines.scripted import Scripted
 from app.gateway.app import Gateway
@@ -18,8 +18,10 @@ from app.generation import Route
 from app.settings import Settings
 
 EXAMPLES = 25
-NOT_PROMISED: list[Any] = [positive_data_acceptance]
-"""Some rules stand between fields, where a schema cannot say them; and 1.0 is an integer to a schema, not to us."""
+NOT_PROMISED: list[Any] = [positive_data_acceptance, negative_data_rejection]
+"""Some rules stand between fields, where a schema cannot say them; and 1.0 is an integer to a schema, not to us. That
+what is forbidden is refused is looked at here: of 413, for a list that is too long by megabytes, that check does not
+know."""
 
 
 class Stranger:
@@ -86,7 +88,7 @@ def test_what_the_document_forbids_is_refused_as_it_says(stranger: Stranger, pat
     before = len(stranger.engine.calls)
     statuses = stranger.tries(path.value, GenerationMode.NEGATIVE)
     assert len(stranger.engine.calls) == before
-    assert set(statuses) <= {400, 404, 415}
+    assert set(statuses) <= {400, 404, 413, 415}
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/models/{model}"])

@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.cluster.fleet import MAKES_WAY
-from app.errors import ClusterError, Outcome
+from app.errors import ClusterError, Outcome, TooManyConnections
 from app.generation import Call, Route, Usage
 from app.reliability.allowance import CODES
 from app.telemetry.base import CircuitChanged, EngineErrorSeen, ReplicaChanged
@@ -246,6 +246,7 @@ def test_every_error_with_which_a_call_can_be_refused_is_a_reason() -> None:
     refusing = {
         row.code for kind, row in ERRORS.items() if row.status in (429, 503) and not issubclass(kind, ClusterError)
     }
+    refusing.remove(ERRORS[TooManyConnections].code)  # nothing has been asked: connections are counted by themselves
     assert refusing <= REASONS
     assert {MAKES_WAY, *CODES.values()} <= REASONS
 

@@ -11,10 +11,12 @@ import msgspec
 from app.engines.http.address import Address
 from app.engines.http.limits import Limits, Timeouts
 from app.engines.http.refusals import refusal
+from app.engines.http.shortage import is_ours
 from app.errors import (
     EngineConnectTimeout,
     EngineLost,
     EngineNonsense,
+    EngineOutOfReach,
     EngineSilent,
     EngineUnreachable,
 )
@@ -104,6 +106,8 @@ def _mapped() -> Iterator[None]:
     except httpx.ConnectTimeout as error:
         raise EngineConnectTimeout from error
     except httpx.ConnectError as error:
+        if is_ours(error):
+            raise EngineOutOfReach(retry_after=1.0, detail=str(error)) from error
         raise EngineUnreachable(detail=str(error)) from error
     except (httpx.TimeoutException, TimeoutError) as error:
         raise EngineSilent from error

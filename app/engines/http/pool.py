@@ -8,7 +8,8 @@ from app.clock import Clock
 from app.engines.http.address import Address
 from app.engines.http.connection import Connection
 from app.engines.http.limits import Limits
-from app.errors import EngineUnreachable
+from app.engines.http.shortage import is_ours
+from app.errors import EngineOutOfReach, EngineUnreachable
 
 
 class Pool:
@@ -51,6 +52,8 @@ class Pool:
                 server_hostname=self._address.host if tls else None,
             )
         except OSError as error:  # ssl's and the resolver's errors are OSErrors too
+            if is_ours(error):
+                raise EngineOutOfReach(retry_after=1.0, detail=str(error)) from error
             raise EngineUnreachable(detail=str(error)) from error
         if connection.open:
             self._open.add(connection)

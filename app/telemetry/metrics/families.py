@@ -200,6 +200,9 @@ SWAP_TOOK = _histogram("gllm_swap_duration_seconds", SWAPS, "How long changes of
 # --- the gateway itself -------------------------------------------------------------------------------------------
 
 LOOP_LAG = _histogram("gllm_event_loop_lag_seconds", LAGS, "How late the event loop gave a task its turn.")
+CONNECTIONS = _gauge("gllm_connections", "Connections of clients that are open.")
+MOST_CONNECTIONS = _gauge("gllm_connections_most", "Connections of clients that may be open at once.")
+CONNECTIONS_REFUSED = _counter("gllm_connections_refused", "Connections that were one too many, and turned away.")
 SPANS_DROPPED = _counter("gllm_spans_dropped", "Spans of traces that no collector has taken.")
 LINES_DROPPED = _counter("gllm_log_lines_dropped", "Lines of the log that could not be written.")
 BUILD = _gauge(
@@ -229,6 +232,14 @@ GROUPS: dict[str, tuple[Family, ...]] = {
     "Idempotency": (IDEMPOTENCY, KEYED_RUNS),
     "What is written down": (LEDGER_UNWRITTEN, LEDGER_AGE, LEDGER_FAILURES, STORE_UP),
     "The cluster": (WORKERS, GPUS, SWAP_COUNT, SWAP_RUNNING, SWAP_TOOK),
-    "The gateway itself": (LOOP_LAG, SPANS_DROPPED, LINES_DROPPED, BUILD),
+    "The gateway itself": (
+        LOOP_LAG,
+        CONNECTIONS,
+        MOST_CONNECTIONS,
+        CONNECTIONS_REFUSED,
+        SPANS_DROPPED,
+        LINES_DROPPED,
+        BUILD,
+    ),
 }
 """In the order of the page and of its document."""

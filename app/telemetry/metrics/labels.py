@@ -16,8 +16,8 @@ METHODS = frozenset("GET HEAD POST PUT DELETE PATCH OPTIONS TRACE CONNECT".split
 
 REASONS = frozenset(
     """queue_full displaced would_miss_deadline model_loading draining no_replica circuit_open model_making_way
-    engine_busy model_gone idempotency_unavailable rate_limit_exceeded request_rate token_quota concurrency
-    request_larger_than_limit too_many_failed_logins""".split()
+    engine_busy engine_out_of_reach model_gone idempotency_unavailable rate_limit_exceeded request_rate token_quota
+    concurrency request_larger_than_limit too_many_failed_logins""".split()
 )
 """The codes of errors with which calls are refused."""
 

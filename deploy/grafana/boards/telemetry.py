@@ -85,10 +85,14 @@ TELEMETRY = Board(
                     (Query(f"max by (instance) (process_resident_memory_bytes{{{PROCESS}}})", "{{instance}}"),),
                 ),
                 Panel(
-                    "Open files (good: level)",
-                    "Connections of clients and engines, mostly. At the limit nobody can connect.",
+                    "Connections of clients (good: level)",
+                    "Open ones, by gateway. At MAX_CONNECTIONS, or what open files allow, more are refused; engines "
+                    "are reached all the same.",
                     "short",
-                    (Query(f"max by (instance) (process_open_fds{{{PROCESS}}})", "{{instance}}"),),
+                    (
+                        Query("max by (instance) (gllm_connections)", "{{instance}}"),
+                        Query(rate("gllm_connections_refused_total"), "refused a second"),
+                    ),
                 ),
                 Panel(
                     "Usage in memory only (good: back to 0)",

@@ -10,7 +10,7 @@ import pytest
 from app.engines.http import HttpEngine, Limits, Timeouts
 from app.engines.http.connection import Connection
 from app.engines.http.exchange import HttpExchange
-from app.errors import EngineBroken, EngineLost, EngineRefused, EngineUnreachable
+from app.errors import EngineBroken, EngineLost, EngineOutOfReach, EngineRefused, EngineUnreachable
 from app.reliability.watch import Watch
 from tests.engines.http.replica import (
     CHUNKED,
@@ -29,6 +29,7 @@ from tests.engines.http.replica import (
     turns,
 )
 from tests.support.clock import FakeClock
+from tests.support.scarce import no_more_files
 from tests.support.until import until
 
 ANSWER = sized(b"{}")
@@ -323,6 +324,17 @@ async def test_an_engine_that_refuses_connections_is_unreachable(
         _, error = await failure_of(engine, a_call())
         assert type(error) is EngineUnreachable
         await engine.aclose()
+
+
+async def test_what_we_have_too_little_of_is_not_the_engines_fault(
+    nothing_left: None, replica: Replica, engine: HttpEngine
+) -> None:
+    with no_more_files():
+        _, error = await failure_of(engine, a_call())
+    assert type(error) is EngineOutOfReach
+    assert (error.blames_engine, error.retry_after) == (False, 1.0)
+    replica.plays(Do.REQUEST, ANSWER)
+    assert await answer_of(engine, a_call()) == [b"{}"]
 
 
 async def test_an_engine_that_hangs_up_at_once_has_failed(replica: Replica, engine: HttpEngine) -> None:

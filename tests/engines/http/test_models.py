@@ -13,12 +13,14 @@ from app.errors import (
     EngineLost,
     EngineMisconfigured,
     EngineNonsense,
+    EngineOutOfReach,
     EngineSilent,
     EngineUnreachable,
 )
 from app.reliability.limit import Load
 from app.reliability.watch import Watch
 from tests.engines.http.replica import JSON, OK, Do, Replica, sized
+from tests.support.scarce import no_more_files
 
 LISTING = b'{"object":"list","data":[{"id":"a","object":"model","max_model_len":4096},{"id":"b","owned_by":"me"}]}'
 
@@ -96,6 +98,11 @@ async def test_an_engine_that_is_not_there_is_unreachable(nothing_left: None, wa
         with pytest.raises(EngineUnreachable):
             await engine.models()
         await engine.aclose()
+
+
+async def test_what_we_have_too_little_of_is_not_the_engines_fault(replica: Replica, engine: HttpEngine) -> None:
+    with no_more_files(), pytest.raises(EngineOutOfReach):
+        await engine.models()
 
 
 async def test_an_engine_that_does_not_answer_is_silent(
