@@ -11,6 +11,7 @@ MEASUREMENTS = {
     "cost": "CPU, latency and memory of gllm with all policies on, of each alone, at scale, and of its peers",
     "guard": "whether the hot path got dearer: its CPU beside a plain proxy's, in half a minute, for CI",
     "layers": "where the CPU of a request and of a token goes, by layer",
+    "bytecodes": "how many of Python's instructions a request and a token take, by policy and function",
     "several": "several gateway processes on one port: what each further one brings",
     "http_stack": "what each layer of the HTTP stack costs the gateway, per request and per event",
     "engine_batching": "what continuous batching gives the Transformers engine, in tokens a second",

@@ -11,6 +11,9 @@ class Lengths:
     repeats: int = 3
     window_s: float = 2.0
     """Of load, for each figure of each repeat."""
+    turn_s: float = 0.25
+    """The window is cut into these where one is compared with another: a machine that is slow for some seconds is so
+    for all of them."""
     concurrency: int = 64
     streams: int = 1_000
     paced_tokens: int = 200
@@ -21,6 +24,11 @@ class Lengths:
     waiting: tuple[int, ...] = (0, 100, 1_000, 9_000)
     replicas: tuple[int, ...] = (1, 4, 16, 64)
     tenants: tuple[int, ...] = (1, 100, 10_000)
+
+    @property
+    def turns(self) -> int:
+        """For as much load in all."""
+        return max(1, round(self.repeats * self.window_s / self.turn_s))
 
 
 FULL = Lengths()

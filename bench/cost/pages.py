@@ -32,9 +32,10 @@ def write(results: Results, document: Path = DOCUMENT, picture: Path = PICTURE) 
 
 def _on_what(results: Results) -> str:
     facts, lengths = results.facts, results.lengths
+    turns = f"; policies and sizes in turns of {lengths['turn_s']:g} s, for as long" if "turn_s" in lengths else ""
     lines = [
         f"{facts['date']}, commit {facts['commit']}: `{results.command}`, {results.took_s / 60:.1f} minutes; medians "
-        f"of {lengths['repeats']} interleaved repeats, {lengths['window_s']:g} s for each figure.",
+        f"of {lengths['repeats']} interleaved repeats, {lengths['window_s']:g} s for each figure{turns}.",
         f"{facts['cpu']}, {facts['cores']} cores, {facts['system']}, {facts['python']}.",
     ]
     if results.versions:

@@ -57,6 +57,21 @@ def ratio(repeats: Repeats, others: Repeats, name: str) -> float | None:
     return statistics.median(each) if each else None
 
 
+def extra(repeats: Repeats, others: Repeats, name: str) -> float | None:
+    """How much more than the other's. By ratios, as what slows a turn slows both by as much."""
+    by, of = ratio(repeats, others, name), median(others, name)
+    return None if by is None or of is None else (by - 1) * of
+
+
+def middle(repeats: Repeats, name: str) -> str:
+    """Between which the middle half of them lies."""
+    values = [figures[name] for figures in repeats if name in figures]
+    if len(values) < 2:
+        return "-"
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{low:.3g}-{high:.3g}"
+
+
 def spread(repeats: Repeats, name: str) -> str:
     """From the least to the most: how far to believe a median."""
     values = [figures[name] for figures in repeats if name in figures]

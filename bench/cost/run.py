@@ -116,17 +116,19 @@ class Run:
                         self._say(f"{count} {each.name}: {_short(figures)}")
 
     def _interleaved(self, starts: Mapping[str, Start], measure: Measure = measures.closed) -> dict[str, Repeats]:
-        found: dict[str, Repeats] = {}
+        """In turns, every other time the other way round: a machine that grows slower does so for all of them alike."""
+        found: dict[str, Repeats] = {name: [] for name in starts}
+        lengths = self._bench.lengths
         with ExitStack() as stack:
             standing = self._all_started(stack, starts)
-            for number in range(self._bench.lengths.repeats):
-                for each in standing:
+            for each in standing:
+                with each.awake():
+                    measure(replace_window(self._bench, 0.4), each)  # warm
+            for turn in range(lengths.turns):
+                for each in standing[:: -1 if turn % 2 else 1]:
                     with each.awake():
-                        if number == 0:
-                            measure(replace_window(self._bench, 0.4), each)  # warm
-                        figures = measure(self._bench, each)
-                    self._keep(found.setdefault(each.name, []), number, figures)
-                    self._say(f"{each.name}, repeat {number + 1}: {_short(figures)}")
+                        found[each.name].append(measure(replace_window(self._bench, lengths.turn_s), each))
+                self._say(f"turn {turn + 1} of {lengths.turns}")
         return found
 
     def _all_started(self, stack: ExitStack, starts: Mapping[str, Start]) -> list[Standing]:

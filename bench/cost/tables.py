@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.cost.gateway import POLICIES
-from bench.cost.results import DIRECT, GLLM, Repeats, Results, median, ratio, spread
+from bench.cost.results import DIRECT, GLLM, Repeats, Results, extra, median, middle, ratio, spread
 from bench.figures import Row
 
 FIRST = "nginx"
@@ -78,8 +78,8 @@ def policies(results: Results) -> list[Row]:
         {
             "": name,
             "CPU µs/request": median(repeats, "us_per_request"),
-            "least-most": spread(repeats, "us_per_request"),
-            "costs µs": _digits(added(repeats, results.policies.get(without[name], []), "us_per_request")),
+            "half lie in": middle(repeats, "us_per_request"),
+            "costs µs": _digits(extra(repeats, results.policies.get(without[name], []), "us_per_request")),
             "beside": without[name] or None,
         }
         for name, repeats in results.policies.items()
@@ -93,7 +93,7 @@ def scale(results: Results, what: str) -> list[Row]:
         {
             what: size,
             "CPU µs/request": median(repeats, "us_per_request"),
-            "least-most": spread(repeats, "us_per_request"),
+            "half lie in": middle(repeats, "us_per_request"),
             "ratio": _digits(ratio(repeats, first, "us_per_request")),
         }
         for size, repeats in sizes.items()

@@ -19,7 +19,7 @@ from bench.cost.build import built
 from bench.cost.cores import shared_out
 from bench.cost.gateway import ALL, NONE, POLICIES
 from bench.cost.lag import rank
-from bench.cost.lengths import idle_streams
+from bench.cost.lengths import Lengths, idle_streams
 from bench.cost.results import Results, load, median, ratio
 from tests.support.processes import ROOT, clean_environment
 
@@ -98,11 +98,17 @@ def test_policies_are_compared_with_what_lacks_them_and_nothing_else() -> None:
         assert sum(before[name] != after[name] for name in before) == 1, policy.name
 
 
-def test_what_a_policy_costs_is_the_difference_in_the_same_repeat() -> None:
-    policies = {"none": [{"us_per_request": 50.0}, {"us_per_request": 90.0}]}
-    policies["metrics"] = [{"us_per_request": 53.0}, {"us_per_request": 93.0}]
+def test_what_a_policy_costs_is_by_how_much_it_is_dearer_in_the_same_turn() -> None:
+    """Of three turns the second met a machine that was half as fast, and the third one that was so for one of both."""
+    turns = {"none": (50.0, 100.0, 50.0), "metrics": (55.0, 110.0, 110.0)}
+    policies = {name: [{"us_per_request": value} for value in values] for name, values in turns.items()}
     _, row = tables.policies(results(policies=policies))
-    assert (row["costs µs"], row["beside"]) == ("3.00", "none")
+    assert (row["costs µs"], row["beside"], row["half lie in"]) == ("5.00", "none", "82.5-110")
+
+
+def test_a_window_is_cut_into_turns() -> None:
+    assert Lengths(repeats=3, window_s=2.0, turn_s=0.25).turns == 24
+    assert Lengths(repeats=1, window_s=0.1, turn_s=0.25).turns == 1
 
 
 def test_goals_are_kept_missed_or_not_measured() -> None:
