@@ -28,12 +28,14 @@ class Cycle:
 
     __slots__ = (
         "_chunked",
+        "_chunks",
         "_default_headers",
         "_held",
         "_method",
         "_on_lingering",
         "_on_response",
         "_owed",
+        "_until_closed",
         "began",
         "body",
         "disconnected",
@@ -61,8 +63,10 @@ class Cycle:
         began: float,
         expects_100: bool,
         keep_alive: bool,
+        chunks: bool,
     ) -> None:
-        """`on_lingering`: the answer is to be the last, and its request has not come to its end."""
+        """`on_lingering`: the answer is to be the last, and its request has not come to its end. `chunks`: its client
+        can read a body in chunks, which HTTP/1.0 has not."""
         self.began = began
         """When its head was there."""
         self.transport = transport
@@ -85,7 +89,8 @@ class Cycle:
         self._on_response = on_response
         self._on_lingering = on_lingering
         self.started = False
-        self._chunked = False
+        self._chunks = chunks
+        self._chunked = self._until_closed = False
         self._owed = 0
         """Bytes of a body of known length that are still to be written."""
         self._held = b""
@@ -186,8 +191,11 @@ class Cycle:
         if at >= 0:
             self._owed = int(head[at + len(LENGTH) : head.index(b"\r", at + len(LENGTH))])
         elif status not in NO_BODY and self._method != "HEAD":
-            self._chunked = True
-            head += b"transfer-encoding: chunked\r\n"
+            if self._chunks:
+                self._chunked = True
+                head += b"transfer-encoding: chunked\r\n"
+            else:
+                self._until_closed, self.keep_alive = True, False
         if head.find(CLOSE) >= 0:
             self.keep_alive = False
         elif not self.keep_alive:
@@ -207,6 +215,9 @@ class Cycle:
             data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             if data or not more:
                 self.transport.write(data if more else data + LAST_CHUNK)
+        elif self._until_closed:
+            if body:
+                self.transport.write(body)
         else:
             self._owed -= len(body)
             if self._owed < 0:

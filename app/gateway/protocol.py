@@ -165,6 +165,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """What uvicorn does here, with a cycle of ours; without what we have switched off."""
         parser = self.parser
         version = parser.get_http_version()
+        is_old = version == "1.0"
         method = parser.get_method().decode("ascii")
         path, raw_path, query = _target(self.url)
         before = self.cycle
@@ -176,8 +177,9 @@ class GatewayProtocol(HttpToolsProtocol):
             self.on_response_complete,
             self._answer_is_last,
             began=self.watch.clock(),
-            expects_100=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            expects_100=self.expect_100_continue and not is_old,
+            keep_alive=not is_old and parser.should_keep_alive(),
+            chunks=not is_old,
         )
         scope = {
             "type": "http",

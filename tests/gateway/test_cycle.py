@@ -31,7 +31,7 @@ class Flow:
     def resume_reading(self) -> None: ...
 
 
-def cycle(wire: Wire, method: str = "POST", *, keep_alive: bool = True) -> Cycle:
+def cycle(wire: Wire, method: str = "POST", *, keep_alive: bool = True, chunks: bool = True) -> Cycle:
     return Cycle(
         method,
         cast(Any, wire),
@@ -42,6 +42,7 @@ def cycle(wire: Wire, method: str = "POST", *, keep_alive: bool = True) -> Cycle
         began=0.0,
         expects_100=False,
         keep_alive=keep_alive,
+        chunks=chunks,
     )
 
 
@@ -269,3 +270,17 @@ async def test_however_it_ends_the_server_is_told_that_nobody_works_on_it(how: s
     await asyncio.wait((task,))
     assert not tasks
     assert one.task is None
+
+
+async def test_where_there_are_no_chunks_a_body_of_unknown_length_ends_with_the_connection() -> None:
+    wire = Wire()
+    one = cycle(wire, chunks=False)
+    await begin(one)
+    assert not one.takes(b"one")
+    for data, more in (b"one", True), (b"", True), (b"two", True), (b"", False):
+        await body(one, data, more=more)
+    head, *parts = wire.writes
+    assert head.endswith(b"connection: close\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert parts == [b"one", b"two"]
+    assert (one.response_complete, wire.closed) == (True, True)

@@ -77,6 +77,21 @@ async def test_a_body_that_drips_in_is_still_one_body(served: Served) -> None:
         assert (await client.answer())[0] == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_http_1_0_has_no_chunks_and_no_interim_answers(served: Served, stream: bool) -> None:
+    """Load balancers speak it still, and ab."""
+    _, port = served
+    async with RawClient.to(port) as client:
+        asked = request(json.dumps(asking(stream=stream)).encode(), "expect: 100-continue", "connection: keep-alive")
+        await client.say(asked.replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        head, _, body = (await asyncio.wait_for(client.reader.read(), 5)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"transfer-encoding" not in head
+        assert b"connection: close" in head
+        assert body.endswith(b"data: [DONE]\n\n" if stream else b"}")
+        assert body.startswith(b"data: {" if stream else b"{")
+
+
 class Thoughtful(Scripted):
     async def models(self) -> dict[str, int | None]:
         await asyncio.sleep(0.1)
