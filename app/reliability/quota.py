@@ -8,13 +8,31 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from app.clock import Clock
-from app.errors import Draining, EngineBusy, EngineForgot, NoReplica, QueueFull, StoreDown, WouldMissDeadline
+from app.errors import (
+    Draining,
+    EngineBusy,
+    EngineForgot,
+    EngineOutOfReach,
+    NoReplica,
+    QueueFull,
+    StoreDown,
+    WouldMissDeadline,
+)
 from app.generation import Call, Expected
 from app.reliability.account import Account
 from app.reliability.allowance import Scope, fits, refusal, scopes_of, standings
 from app.tenant import Standing, Tenant
 
-OUR_DOING = (Draining, EngineBusy, EngineForgot, NoReplica, QueueFull, StoreDown, WouldMissDeadline)
+OUR_DOING = (
+    Draining,
+    EngineBusy,
+    EngineForgot,
+    EngineOutOfReach,
+    NoReplica,
+    QueueFull,
+    StoreDown,
+    WouldMissDeadline,
+)
 """After these nothing was done for the tenant, and not by the tenant's fault: not even the request is counted."""
 
 TIDIED_FROM = 1_024
