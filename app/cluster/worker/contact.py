@@ -12,7 +12,8 @@ from app.engines.http.address import parse
 from app.engines.http.catalogue import Catalogue
 from app.engines.http.limits import Limits, Timeouts
 from app.engines.http.refusals import Said
-from app.errors import EngineError, LoadFailed, NotOffered, UnknownAdapter
+from app.engines.http.shortage import is_ours
+from app.errors import EngineError, EngineOutOfReach, LoadFailed, NotOffered, UnknownAdapter
 
 CONNECT_S = 5.0
 PROBE_S = 2.0
@@ -24,7 +25,13 @@ class Contact:
     def __init__(self, base_url: str) -> None:
         timeouts = Timeouts(connect_s=CONNECT_S, first_byte_s=PROBE_S, idle_s=PROBE_S)
         self._catalogue = Catalogue(parse(base_url), timeouts, Limits(), api_key=None)
-        self._http = httpx.AsyncClient(base_url=base_url, trust_env=False, verify=False, timeout=CONNECT_S)
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            timeout=CONNECT_S,
+            limits=httpx.Limits(max_keepalive_connections=0),  # a look that connects anew proves more
+            trust_env=False,
+            verify=False,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -35,14 +42,17 @@ class Contact:
         await self._http.aclose()
         await self._catalogue.aclose()
 
-    async def is_well(self, within_s: float = PROBE_S) -> bool:
-        """A server that has no `/health` is well when it lists its models."""
+    async def is_well(self, within_s: float) -> bool:
+        """A server that has no `/health` is well when it lists its models. Raises `EngineOutOfReach` where it could not
+        be asked, for want of something of ours."""
         try:
             async with asyncio.timeout(within_s):
                 status = (await self._http.get("/health", timeout=within_s)).status_code
                 if status in (404, 405):
                     status = (await self._http.get("/v1/models", timeout=within_s)).status_code
-        except (httpx.HTTPError, TimeoutError):
+        except (httpx.HTTPError, TimeoutError) as error:
+            if is_ours(error):
+                raise EngineOutOfReach from error
             return False
         return status == 200
 

@@ -15,8 +15,8 @@ from app.cluster.launchers.losses import EngineDidNotStart, EngineDied, ending
 from app.cluster.launchers.output import Told
 from app.cluster.launchers.plan import Launch
 from app.cluster.launchers.process import EngineProcess
-from app.cluster.worker.contact import Contact
-from app.errors import EngineError
+from app.cluster.worker.contact import PROBE_S, Contact
+from app.errors import EngineError, EngineOutOfReach
 from app.reliability.watch import STOOD_STILL_S
 
 WITHHELD = ("CLUSTER_SECRET",)
@@ -97,7 +97,7 @@ class Life:
     async def until_ready(self) -> None:
         try:
             async with asyncio.timeout(self._pace.headless_s if self._headless else self._pace.start_s):
-                while self._headless or not await self.contact.is_well():
+                while self._headless or not await self._is_well(PROBE_S):
                     if self._process.ended:
                         code = await self._process.wait()
                         raise self._did_not_start(f"did not start: {ending(code)}.")
@@ -128,12 +128,12 @@ class Life:
         return names
 
     async def watch(self) -> NoReturn:
-        """Until it dies, or hangs, and must be taken for dead. A time in which we stood still ourselves is
-        not held against it."""
+        """Until it dies, or hangs, and must be taken for dead. What we lacked ourselves is not held against it,
+        nor is a time in which we stood still."""
         look_s, hung_s, silent_s = self._pace.look_s, self._pace.hung_s, 0.0
         while not await self.is_gone_within(look_s):
             asked_at, patience_s = self._clock(), max(hung_s - silent_s, self._pace.poll_s)
-            if self._headless or await self.contact.is_well(patience_s):
+            if self._headless or await self._is_well(patience_s, unasked=True):
                 silent_s = 0.0
                 continue
             waited_s = self._clock() - asked_at
@@ -144,6 +144,13 @@ class Life:
                 raise EngineDied(sentence, self._process.tail)
         code = await self._process.wait()
         raise EngineDied(f"{self._launch.name} ended by itself: {ending(code)}.", self._process.tail)
+
+    async def _is_well(self, within_s: float, *, unasked: bool = False) -> bool:
+        """`unasked`: what it is taken for while we cannot ask it."""
+        try:
+            return await self.contact.is_well(within_s)
+        except EngineOutOfReach:
+            return unasked
 
     async def until_idle(self, time_is_up: Callable[[], bool]) -> None:
         while not (time_is_up() or self._process.ended):

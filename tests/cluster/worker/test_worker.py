@@ -10,6 +10,7 @@ import pytest
 from app.cluster.control import Adapter, Order, WorkerState
 from app.errors import LoadFailed, LoadInProgress, NotOffered, UnknownAdapter, WorkerUnreachable
 from tests.cluster.worker.conftest import QUICK, Bench, engine_process, family, loaded, settled, until
+from tests.support.scarce import no_more_files
 
 EMPTY, LOADING, READY = WorkerState.EMPTY, WorkerState.LOADING, WorkerState.READY
 DRAINING, STOPPED, FAILED = WorkerState.DRAINING, WorkerState.STOPPED, WorkerState.FAILED
@@ -249,6 +250,15 @@ async def test_a_time_in_which_we_stood_still_ourselves_is_not_held_against_it(b
         for _ in range(3):
             time.sleep(1.5)  # noqa: ASYNC251 - as a process does that is suspended
             await asyncio.sleep(0.5)
+        assert (worker.now.state, worker.now.starts) == (READY, 1)
+
+
+async def test_an_engine_that_we_lack_the_files_to_ask_is_taken_for_well(bench: Bench) -> None:
+    async with bench.worker() as worker:
+        await loaded(worker, "well")
+        with no_more_files():
+            await asyncio.sleep(2.5)  # two and a half times what a hung one gets
+        await asyncio.sleep(0.5)
         assert (worker.now.state, worker.now.starts) == (READY, 1)
 
 
