@@ -148,7 +148,8 @@ def test_an_engine_killed_before_its_first_byte_costs_nobody_an_answer(
 
     later = [ask(pair) for _ in range(6)]
     assert [each.status_code for each in later] == [200] * 6
-    assert [each.headers["x-gllm-attempts"] for each in later[1:]] == ["1"] * 5, "only the first may find it gone"
+    attempts = [each.headers["x-gllm-attempts"] for each in later]
+    assert attempts.count("1") >= 5, "whoever is sent there first finds it gone, and nobody after that"
     assert replicas(pair)[victim.name] == "failing"
     victim.back()
     assert comes_true(lambda: ask(pair).headers["x-gllm-replica"] == victim.name, 10)
