@@ -168,9 +168,10 @@ def test_an_engine_killed_in_mid_stream_is_one_error_event_and_no_end(pair: Gate
                 bodies[replica] = bodies.get(replica, b"") + part
 
     threads = [threading.Thread(target=stream) for _ in range(2)]
-    for thread in threads:
-        thread.start()
     with OpenAI(base_url=f"{pair.url}/v1", api_key="unused", max_retries=2) as client:
+        client.models.list()  # what a first call imports may take as long as the streams
+        for thread in threads:
+            thread.start()
         sdk_streams = [
             client.completions.with_raw_response.create(
                 model="demo", prompt="A container is", max_tokens=300, stream=True, extra_body={"ignore_eos": True}
