@@ -86,14 +86,14 @@ class SqliteLedger:
 
     def fact(self, name: str) -> str:
         """Made up when it is first asked for; afterwards the same for ever."""
-        while (value := self._known(name)) is None:
+        while (value := self.known(name)) is None:
             self._write([("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, secrets.token_hex(8)))])
         return value
 
     def learn(self, name: str, value: str) -> None:
         self._write([("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))])
 
-    def _known(self, name: str) -> str | None:
+    def known(self, name: str) -> str | None:
         with closing(self._connection().execute("SELECT value FROM facts WHERE name = ?", (name,))) as found:
             row: tuple[str] | None = found.fetchone()
             return row[0] if row else None
