@@ -55,6 +55,7 @@ class SqliteLedger:
         self.path = path
         self._read_only = read_only
         self._open: sqlite3.Connection | None = None
+        self._opened_file: tuple[int, int] | None = None
 
     def add(self, book: Book) -> None:
         """All of it or nothing. What goes wrong is a `sqlite3.Error` or an `OSError`, and may go right next time."""
@@ -121,8 +122,12 @@ class SqliteLedger:
             return {(date.fromisoformat(day), tenant, model): Amounts(*rest) for day, tenant, model, *rest in found}
 
     def _connection(self) -> sqlite3.Connection:
+        """A file that was deleted or replaced still takes what is written, and nobody would find it there again."""
+        if self._open is not None and self._opened_file != _file_at(self.path):
+            self.close()
         if self._open is None:
             self._open = self._opened()
+            self._opened_file = _file_at(self.path)
         return self._open
 
     def _opened(self) -> sqlite3.Connection:
@@ -144,6 +149,14 @@ class SqliteLedger:
             connection.close()
             raise
         return connection
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _columns(amounts: Amounts) -> tuple[int, int, int, int]:
