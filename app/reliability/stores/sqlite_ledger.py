@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.reliability.ledger import LONGEST_DAYS, Amounts, Book, Selection
+from app.reliability.stores.inode import Inode, inode_at
 
 FILE = "usage.db"
 VERSION = 1
@@ -55,7 +56,7 @@ class SqliteLedger:
         self.path = path
         self._read_only = read_only
         self._open: sqlite3.Connection | None = None
-        self._opened_file: tuple[int, int] | None = None
+        self._inode: Inode | None = None
 
     def add(self, book: Book) -> None:
         """All of it or nothing. What goes wrong is a `sqlite3.Error` or an `OSError`, and may go right next time."""
@@ -122,12 +123,11 @@ class SqliteLedger:
             return {(date.fromisoformat(day), tenant, model): Amounts(*rest) for day, tenant, model, *rest in found}
 
     def _connection(self) -> sqlite3.Connection:
-        """A file that was deleted or replaced still takes what is written, and nobody would find it there again."""
-        if self._open is not None and self._opened_file != _file_at(self.path):
+        if self._open is not None and self._inode != inode_at(self.path):
             self.close()
         if self._open is None:
             self._open = self._opened()
-            self._opened_file = _file_at(self.path)
+            self._inode = inode_at(self.path)
         return self._open
 
     def _opened(self) -> sqlite3.Connection:
@@ -149,14 +149,6 @@ class SqliteLedger:
             connection.close()
             raise
         return connection
-
-
-def _file_at(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _columns(amounts: Amounts) -> tuple[int, int, int, int]:
