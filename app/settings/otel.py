@@ -1,6 +1,7 @@
 """OpenTelemetry's own variables (`OTEL_*`): its SDK reads them, and forgives what should rather stop the start."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 FAMILY = "OTEL_*"
@@ -13,6 +14,8 @@ DEFAULT_ENDPOINT = "http://localhost:4318"
 SERVICE_NAME, ATTRIBUTES, INSTANCE = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "service.instance.id"
 GATEWAY, ENGINES = "gllm", "-engine"
 """How a gateway is called unless it is told otherwise, and what its engines have behind that."""
+
+PROPAGATORS = "OTEL_PROPAGATORS"
 
 SAMPLERS = (
     "always_on",
@@ -51,6 +54,17 @@ def of_engine(given: Mapping[str, str], name: str) -> dict[str, str]:
     }
 
 
+def fatal(given: Mapping[str, str]) -> str | None:
+    """What ends whoever imports OpenTelemetry's API, as FastAPI does where it is installed."""
+    installed = {each.name for each in entry_points(group="opentelemetry_propagator")} if PROPAGATORS in given else ()
+    for name in (each.strip() for each in given.get(PROPAGATORS, "").split(",")):
+        if name.lower() == "none":
+            return None
+        if installed and name not in installed:
+            return f"{PROPAGATORS} names {name!r}, which is not installed; there are {', '.join(sorted(installed))}."
+    return None
+
+
 def fault(given: Mapping[str, str]) -> str | None:
     """What keeps traces from being sent as these say, in one sentence."""
     for name, (is_well, wanted) in _CHECKS.items():
@@ -69,6 +83,7 @@ def _one_of(*texts: str) -> Check:
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
+        _ = parts.port
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -83,7 +98,16 @@ def _is_share(text: str) -> bool:
 
 _URL: Check = (_is_url, "a URL like http://127.0.0.1:4318")
 _PROTOCOL = _one_of("http/protobuf")
-_COUNT: Check = (lambda text: text.isascii() and text.isdigit() and int(text) > 0, "a whole number above 0")
+_DIGITS = 9
+"""Of milliseconds, eleven days; the SDK takes more, and its threads end of it."""
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
+
+
+_COUNT: Check = (lambda text: _is_count(text) and int(text) > 0, f"a whole number above 0, of {_DIGITS} digits at most")
+_LIMIT: Check = (lambda text: text == "unset" or _is_count(text), f"a whole number of {_DIGITS} digits at most")
 
 _CHECKS: dict[str, Check] = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": _URL,
@@ -96,4 +120,12 @@ _CHECKS: dict[str, Check] = {
     "OTEL_BSP_SCHEDULE_DELAY": _COUNT,
     "OTEL_BSP_MAX_QUEUE_SIZE": _COUNT,
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": _COUNT,
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": _LIMIT,
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": _LIMIT,
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": _LIMIT,
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": _LIMIT,
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": _LIMIT,
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": _LIMIT,
+    "OTEL_SPAN_EVENT_COUNT_LIMIT": _LIMIT,
+    "OTEL_SPAN_LINK_COUNT_LIMIT": _LIMIT,
 }

@@ -29,6 +29,7 @@ Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(
 Format = Annotated[Literal["auto", "json", "text"], BeforeValidator(values.lowered)]
 Urls = Annotated[tuple[str, ...], AfterValidator(values.base_urls), BeforeValidator(values.listed)]
 Gpus = Annotated[tuple[str, ...] | None, BeforeValidator(values.gpus)]
+Secret = Annotated[SecretStr, AfterValidator(values.presentable)]
 Words = Annotated[tuple[str, ...], BeforeValidator(values.words)]
 
 
@@ -133,7 +134,7 @@ class Engine:
     )
     args: Words = setting("ENGINE_ARGS", (), "Further arguments for the engine's command line, quoted as in a shell.")
     urls: Urls = setting("ENGINE_URLS", (), "Base URLs of OpenAI-compatible servers to use, comma-separated.")
-    api_key: SecretStr | None = setting(
+    api_key: Secret | None = setting(
         "ENGINE_API_KEY", None, "Key that the gateway shows to the servers in ENGINE_URLS."
     )
     port_start: int = setting(
@@ -330,7 +331,7 @@ class Cluster:
         "WORKER_URLS", (), "Workers that a gateway looks for from its start, comma-separated; others register."
     )
     gateway_urls: Urls = setting("GATEWAY_URLS", (), "Gateways that a worker registers with, comma-separated.")
-    secret: SecretStr | None = setting(
+    secret: Secret | None = setting(
         "CLUSTER_SECRET", None, "What gateways and workers show each other; beyond loopback workers need one."
     )
     secret_file: Path | None = setting(
@@ -402,6 +403,8 @@ class Telemetry:
 
     @model_validator(mode="after")
     def _can_be_traced(self) -> Self:
+        if fault := otel.fatal(self.otel):
+            raise ValueError(fault)
         if self.traced and (fault := otel.fault(self.otel)):
             raise ValueError(f"{fault} Or set ENABLE_TRACING=false.")
         return self

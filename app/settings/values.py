@@ -5,6 +5,8 @@ import shlex
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 
 def lowered(value: Any) -> Any:
     return value.strip().lower() if isinstance(value, str) else value
@@ -57,6 +59,14 @@ def base_url(url: str) -> str:
     if parts.username or parts.password:
         raise ValueError("must not carry a password; use ENGINE_API_KEY")
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def presentable(secret: SecretStr) -> SecretStr:
+    """It travels in a header."""
+    text = secret.get_secret_value()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("must be printable ASCII")
+    return secret
 
 
 def is_loopback(host: str) -> bool:

@@ -13,6 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from app.generation import Usage
+from app.telemetry import ear
 from app.telemetry.base import Backend, Event
 from app.telemetry.phases import engine_s, phases_of
 from app.telemetry.record import Record
@@ -28,6 +29,9 @@ UNKNOWN = 0.0
 
 FLUSH_S = 0.1
 """Waking the thread for each line would cost more than the line; this is how late one may be."""
+
+LAST_S = 1.0
+"""A pipe or a terminal may take so long to take the next of the last lines."""
 
 MAX_WAITING = 100_000
 """Lines kept for a terminal or a pipe that does not take them. Then the oldest are lost, not the requests."""
@@ -54,17 +58,30 @@ class LogWriter:
 
     def _run(self) -> None:
         while not self._closing.wait(FLUSH_S):
-            self._flush()
-        self._flush()
+            self._flush(FLUSH_S)
+        self._flush(LAST_S)
+        self.dropped += len(self._lines)
 
-    def _flush(self) -> None:
-        if self._lines:
-            batch = [self._lines.popleft() for _ in range(len(self._lines))]
+    def _flush(self, patience_s: float) -> None:
+        """What is not taken now waits. A write that hung would have the stream's lock, which others need: whoever ends
+        the process, at last."""
+        while self._lines and ear.is_open(self._stream, patience_s):
+            batch = self._batch()
             try:
                 self._stream.write("\n".join(batch) + "\n")
                 self._stream.flush()
             except (OSError, ValueError):  # nobody reads any more, or not now: later lines are tried again
                 self.dropped += len(batch)
+
+    def _batch(self) -> list[str]:
+        batch: list[str] = []
+        size = 0
+        while self._lines:
+            size += len(self._lines[0].encode(errors="replace")) + 1
+            if batch and size > ear.SURELY_TAKEN:
+                break
+            batch.append(self._lines.popleft())
+        return batch
 
     @property
     def waiting(self) -> int:

@@ -18,7 +18,9 @@ from app.wire.sse import DONE, data_of, split
 
 DETAIL_CHARS = 500
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2_000_000_000)]
+"""More than the largest call that is let in can use, and less than what comes of a number below 0 elsewhere (2**31 - 1,
+2**32 - 1): a tenant would be charged for it, and owe for years."""
 
 
 class _Details(msgspec.Struct):

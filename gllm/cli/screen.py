@@ -7,14 +7,18 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
+from app.telemetry import ear
+
 CLEAR = "\r\x1b[J"
 
 
 def say(text: str, *, complaint: bool = False) -> None:
-    """To whoever started us. That nobody can hear it, as a disk is full, a reader has gone, or a terminal is closed, is
-    no reason to stop what runs."""
+    """To whoever started us. That nobody can hear it, as a disk is full, a reader has gone or stopped, or a terminal is
+    closed, is no reason to stop what runs."""
+    stream = sys.stderr if complaint else sys.stdout
     with suppress(OSError):
-        print(text, file=sys.stderr if complaint else sys.stdout, flush=True)
+        if ear.is_open(stream):
+            print(text, file=stream, flush=True)
 
 
 class Screen:

@@ -1,8 +1,12 @@
 """A machine has too little (files to open, room on the disk to which the gateway speaks), or stands still."""
 
+import fcntl
 import json
+import os
 import signal
+import termios
 import time
+from array import array
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from tests.e2e.conftest import running
 from tests.support.ports import free_port
 from tests.support.processes import Engine, GatewayProcess, comes_true
 from tests.support.sockets import Raw, request
+from tests.support.tenancy import signed, write_tenants
 
 ASKED = request("/v1/completions", {"prompt": "Docker is", "max_tokens": 2})
 LONG = request("/v1/completions", {"prompt": "On", "max_tokens": 1_500, "ignore_eos": True, "stream": True})
@@ -53,6 +58,38 @@ def test_a_gateway_that_nobody_can_hear_serves(engine: Engine, logs: Path) -> No
             assert gateway.http.post("/v1/completions", json={"prompt": "Docker is", "max_tokens": 2}).is_success
         gateway.signal(signal.SIGTERM)
         gateway.wait()
+
+
+def test_a_gateway_whose_reader_has_stopped_serves_and_ends(engine: Engine, logs: Path) -> None:
+    """A pager, or a terminal that is held: its pipe is full, and an error is to be told."""
+    words = logs / "words"
+    os.mkfifo(words)
+    reader = os.open(words, os.O_RDONLY | os.O_NONBLOCK)
+    argv = ("sh", "-c", f'exec "$@" > {words} 2>&1', "sh", *GatewayProcess.SERVE)
+    write_tenants(logs / "read.toml", {"chat": {}})
+    settings = {"ENGINE_URLS": engine.url, "TENANTS_FILE": str(logs / "read.toml")}
+    try:
+        with running(GatewayProcess("unread", free_port(), logs, argv, **settings)) as gateway:
+            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 16_384)
+            for _ in range(100):
+                gateway.http.post("/v1/completions", content=b"no JSON", headers=signed("chat"))
+            assert comes_true(lambda: lies_in(reader) > 8_000, 5)
+            (logs / "read.toml").write_text("no TOML [")
+            refused = "gllm_tenants_file_refused"
+            assert comes_true(lambda: gateway.http.get("/metrics").text.find(f"{refused} 1.0") > 0, 10)
+            asked = {"prompt": "Docker is", "max_tokens": 2}
+            assert gateway.http.post("/v1/completions", json=asked, headers=signed("chat")).is_success
+            gateway.signal(signal.SIGTERM)
+            assert gateway.wait() == 0
+    finally:
+        os.close(reader)
+
+
+def lies_in(pipe: int) -> int:
+    """Bytes that nobody has read."""
+    count = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
 
 
 def test_a_gateway_that_stood_still_blames_nobody_for_it(logs: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import BadSetting, Engine, Settings, Timeouts
+from app.settings import BadSetting, Engine, Settings, Timeouts, otel
 from app.settings.parts import parts_of
 
 
@@ -321,7 +321,12 @@ def test_requests_are_traced_where_a_collector_is_named_or_where_it_is_said_so(
         ("OTEL_TRACES_EXPORTER", "zipkin", "'otlp' or 'none'"),
         ("OTEL_TRACES_SAMPLER_ARG", "10%", "a share between 0 and 1"),
         ("OTEL_TRACES_SAMPLER_ARG", "1.5", "a share between 0 and 1"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "a whole number above 0"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:99999", "a URL like http://127.0.0.1:4318"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "a whole number above 0, of 9 digits at most"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "9" * 14, "a whole number above 0, of 9 digits at most"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "9" * 5_000, "a whole number above 0, of 9 digits at most"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many", "a whole number of 9 digits at most"),
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "-1", "a whole number of 9 digits at most"),
     ],
 )
 def test_what_keeps_traces_from_being_sent_stops_the_start(name: str, value: str, wanted: str) -> None:
@@ -329,6 +334,22 @@ def test_what_keeps_traces_from_being_sent_stops_the_start(name: str, value: str
         f"{name} must be {wanted}, not {value!r}. Or set ENABLE_TRACING=false."
     )
     assert load({"ENABLE_TRACING": "false", name: value}).telemetry.otel == {name: value}
+
+
+@pytest.mark.parametrize("tracing", ["true", "false"])
+def test_a_propagator_that_is_not_installed_stops_the_start(tracing: str) -> None:
+    """Whoever imports OpenTelemetry's API ends there, traced or not."""
+    told = refusal({"ENABLE_TRACING": tracing, "OTEL_PROPAGATORS": "tracecontext, b4"})
+    assert told.startswith("OTEL_PROPAGATORS names 'b4', which is not installed; there are ")
+
+
+@pytest.mark.parametrize("value", ["tracecontext,baggage", "none", "b4"])
+def test_propagators_that_are_there_or_that_nobody_looks_for_are_taken(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value == "b4":
+        monkeypatch.setattr(otel, "entry_points", lambda group: ())  # OpenTelemetry is not installed
+    assert load({"OTEL_PROPAGATORS": value}).telemetry.otel == {"OTEL_PROPAGATORS": value}
 
 
 def test_what_a_collector_is_shown_is_not_shown_elsewhere() -> None:
@@ -343,3 +364,9 @@ def test_a_branch_can_be_made_by_hand_and_is_checked_too() -> None:
     assert Engine(model="a", replicas=2).replicas == 2
     with pytest.raises(ValidationError):
         Timeouts(connect_s=-1)
+
+
+@pytest.mark.parametrize("name", ["ENGINE_API_KEY", "CLUSTER_SECRET"])
+@pytest.mark.parametrize("secret", ["cl\u00e9", "two\nlines"])
+def test_a_secret_that_fits_into_no_header_is_refused_without_being_shown(name: str, secret: str) -> None:
+    assert refusal({name: secret}) == f"{name} must be printable ASCII."

@@ -1,10 +1,15 @@
 """One line a request and one an event: for machines JSON, for people words, and never what a client whispered."""
 
+import fcntl
 import io
 import json
+import os
 import re
 import threading
-from typing import Any
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, TextIO
 
 import msgspec
 import pytest
@@ -13,12 +18,14 @@ from hypothesis import strategies as st
 
 from app.errors import Outcome
 from app.generation import Usage
+from app.telemetry import ear
 from app.telemetry.base import EngineErrorSeen, ReplicaChanged
 from app.telemetry.logs import LogWriter, RequestLog
 from app.telemetry.record import Attempt, Keyed, Reason, Record
 from app.telemetry.words import Words, word
 from app.tenant import Priority
 from app.trace import Trace
+from tests.support.processes import comes_true
 
 
 def record(**fields: Any) -> Record:
@@ -337,3 +344,42 @@ def test_lines_that_nobody_takes_do_not_fill_the_memory() -> None:
     assert held <= 100_000
     assert writer.dropped + stream.getvalue().count("\n") == 300_000, "each line is written, or counted as lost"
     assert stream.getvalue().endswith("line 299999\n"), "the newest lines are the ones that are kept"
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, TextIO]]:
+    """A small one: where it is read, and where it is written."""
+    out, into = os.pipe()
+    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4_096)
+    stream = os.fdopen(into, "w")
+    yield out, stream
+    os.close(out)
+    with suppress(OSError):  # what nobody has read
+        stream.close()
+
+
+def test_a_reader_that_stops_keeps_nobody_and_has_every_line_when_it_goes_on(pipe: tuple[int, TextIO]) -> None:
+    out, stream = pipe
+    writer = LogWriter(stream)
+    for number in range(1_000):
+        writer.write(f"line {number}")
+    assert comes_true(lambda: 0 < writer.waiting < 1_000, 5)
+    assert not comes_true(lambda: not ear.is_open(stream) and writer.waiting == 0, 0.5), "the rest waits"
+    read = b""
+    while not read.endswith(b"line 999\n"):
+        read += os.read(out, 65_536)
+    writer.close()
+    assert read.decode().split("\n") == [*(f"line {number}" for number in range(1_000)), ""]
+    assert writer.dropped == 0
+
+
+def test_the_end_waits_for_a_reader_that_has_stopped_no_longer_than_a_moment(pipe: tuple[int, TextIO]) -> None:
+    _, stream = pipe
+    writer = LogWriter(stream)
+    for number in range(1_000):
+        writer.write(f"line {number}")
+    assert comes_true(lambda: not ear.is_open(stream), 5)
+    began = time.monotonic()
+    writer.close()
+    assert time.monotonic() - began < 2
+    assert writer.dropped == writer.waiting > 0

@@ -278,6 +278,8 @@ def test_nonsense_from_an_engine_is_passed_on_or_refused_and_nothing_worse(block
         "many",
         [],
         {"prompt_tokens": 2**80},
+        {"completion_tokens": 2**32 - 1},
+        {"completion_tokens": 2**31 - 1},
     ],
 )
 def test_usage_that_cannot_be_true_is_not_believed_and_not_shown(counts: Any) -> None:

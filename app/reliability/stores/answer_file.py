@@ -10,6 +10,7 @@ import msgspec
 
 from app.clock import Clock
 from app.reliability.stores.answers import Kept, Key
+from app.reliability.stores.inode import Inode, inode_at
 
 log = logging.getLogger("gllm")
 
@@ -46,7 +47,7 @@ _FORGET = f"UPDATE answers SET answer = NULL, size = {ROW_BYTES} WHERE number = 
 
 
 class AnswerFile:
-    """Opened when it is first used, and again after each failure: what was broken may be mended by then.
+    """Opened when it is first used, and again after each failure and when it is another: what was broken may be whole.
 
     A file that SQLite cannot read any more is put aside. Its answers are lost; those to come are not.
     """
@@ -57,6 +58,7 @@ class AnswerFile:
         self._kept_s = kept_s
         self._now = unix_now
         self._db: sqlite3.Connection | None = None
+        self._inode: Inode | None = None
         self._bytes = 0
         self._forgotten = 0
         """Up to this number no row has its answer any more."""
@@ -111,11 +113,14 @@ class AnswerFile:
         self._bytes -= _sizes(db.execute(_DROP_UNTIL, (number,)))
 
     def _open(self) -> sqlite3.Connection:
+        if self._db is not None and self._inode != inode_at(self._path):
+            self.close()
         if self._db is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # answers are nobody else's business
             self._db = db = sqlite3.connect(self._path, timeout=0.5)
             db.executescript(_SCHEMA)
+            self._inode = inode_at(self._path)
             self._forgotten = 0
             self._bytes = db.execute("SELECT coalesce(sum(size), 0) FROM answers").fetchone()[0]
         return self._db

@@ -25,8 +25,8 @@ log = logging.getLogger("gllm.ledger")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-GATEWAY, EPOCH = "gateway", "epoch"
-"""Facts in the file: who this gateway is to others, and in which memory of Redis its totals are known."""
+GATEWAY, TOLD = "gateway", "told"
+"""Facts in the file: who this gateway is to others, and how often it has told Redis something, by Redis's own count."""
 
 ROUNDS_UNTIL_SURE = 10
 
@@ -147,25 +147,26 @@ class Books:
     # --- to the other gateways ------------------------------------------------------------------------------------
 
     async def _share(self) -> None:
-        """Now and then even when there is nothing to tell: a Redis that has forgotten everything shows by its epoch."""
+        """Now and then even when there is nothing to tell: a Redis that has forgotten shows by its count."""
         if self._shared is None:
             return
         self._rounds += 1
         self._untold = self._untold or self._rounds % ROUNDS_UNTIL_SURE == 0
         while self._untold:
-            gateway, totals = await self._in_thread(self._to_tell)
-            epoch = await self._shared.tell(gateway, totals)
-            self._untold = await self._in_thread(self._told, totals, epoch)
+            gateway, totals, known = await self._in_thread(self._to_tell)
+            number = await self._shared.tell(gateway, totals, known)
+            self._untold = await self._in_thread(self._told, totals, known, number)
 
-    def _to_tell(self) -> tuple[str, Book]:
-        return self._own.fact(GATEWAY), self._own.unshared()
+    def _to_tell(self) -> tuple[str, Book, int]:
+        return self._own.fact(GATEWAY), self._own.unshared(), int(self._own.known(TOLD) or 0)
 
-    def _told(self, totals: Book, epoch: str) -> bool:
+    def _told(self, totals: Book, known: int, number: int) -> bool:
         """Whether there is more to tell."""
-        forgotten = epoch != self._own.fact(EPOCH)
+        forgotten = number < known
         if forgotten:
             self._own.share_all_again(self.ledger.today())
-            self._own.learn(EPOCH, epoch)
+        if number != known:
+            self._own.learn(TOLD, str(number))
         self._own.shared(totals)
         return forgotten or len(totals) == AT_ONCE
 

@@ -35,8 +35,9 @@ AFTER_DOUBT_S = 0.1
 
 MOST_REFUSALS_TOLD = 100
 
-_PROBE: Command = ("SET", f"{PREFIX}probe", 1, "PX", 60_000)
-"""A write, because a Redis that is full, or only reads, is of no use to us."""
+_PROBE: Command = ("EVAL", "return redis.call('SET', KEYS[1], 1, 'PX', 60000)", 1, f"{PREFIX}probe")
+"""A write, because a Redis that is full, or only reads, is of no use to us; by a script, as is all that we ask in
+earnest: a user who may run none is of no use either."""
 
 _REFUSALS = frozenset(
     """

@@ -2,9 +2,9 @@
 
 A gateway tells its own totals of a day, not what was added to them: telling them twice changes nothing, a total that
 was lost is mended by the next one, and nobody has to know whether a call that failed had its effect (docs/adr/0012).
+Redis counts what it was told, so that one which has forgotten the latest, or everything, shows it (docs/adr/0027).
 """
 
-import secrets
 from collections.abc import Iterator
 from datetime import date
 
@@ -13,9 +13,6 @@ import msgspec
 from app.reliability.ledger import LONGEST_DAYS, Amounts, Book, Key, Selection, merge
 from app.reliability.stores.redis import PREFIX, Script, SharedStore
 
-EPOCH = f"{PREFIX}{{ledger}}:epoch"
-"""Of this Redis' memory: another one means that it has forgotten, and wants to be told everything again."""
-
 KEPT_S = LONGEST_DAYS * 86_400
 DAYS_AT_ONCE = 31
 READ_LIMIT_S = 2.0
@@ -23,11 +20,11 @@ READ_LIMIT_S = 2.0
 
 _TELL = Script(
     """
-    local epoch = redis.call('GET', KEYS[1])
-    if not epoch then
-        epoch = ARGV[1]
-        redis.call('SET', KEYS[1], epoch)
+    local number = tonumber(redis.call('GET', KEYS[1]) or 0)
+    if number >= tonumber(ARGV[1]) and #ARGV > 2 then
+        number = number + 1
     end
+    redis.call('SET', KEYS[1], number)
     for i = 3, #ARGV, 3 do
         local day, field, told = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2]
         local known = redis.call('HGET', day, field)
@@ -35,22 +32,28 @@ _TELL = Script(
             redis.call('HSET', day, field, told)
         end
     end
-    for i = 2, #KEYS do
+    for i = 1, #KEYS do
         redis.call('EXPIRE', KEYS[i], ARGV[2])
     end
-    return epoch
+    return number
     """
 )
-"""A total replaces a smaller one only, so that two that overtake each other end as the larger."""
+"""A total replaces a smaller one only, so that two that overtake each other end as the larger.
+
+KEYS: this gateway's number, days. ARGV: the number that it knows, seconds to keep all this; then of each total its day
+among the keys, its field and its value. A number that was lost is not counted on before its gateway has learned that:
+the answer may be lost, too.
+"""
 
 
 class RedisLedger:
     def __init__(self, store: SharedStore) -> None:
         self._store = store
 
-    async def tell(self, gateway: str, totals: Book) -> str:
-        """The epoch in which these totals are known; a new one if Redis had none. Raises `StoreUnavailable`."""
-        keys = [EPOCH]
+    async def tell(self, gateway: str, totals: Book, known: int = 0) -> int:
+        """How often Redis was told something by this gateway. Less than was `known`: it has forgotten since, and wants
+        to be told everything again. Raises `StoreUnavailable`."""
+        keys = [f"{PREFIX}{{ledger}}:told:{gateway}"]
         numbers: dict[date, int] = {}
         told: list[str | int] = []
         for (day, tenant, model), amounts in totals.items():
@@ -58,8 +61,7 @@ class RedisLedger:
                 keys.append(_key(day))
                 numbers[day] = len(keys)
             told += (numbers[day], _field(tenant, model, gateway), _value(amounts))
-        known: bytes = await self._store.run(_TELL, keys, [secrets.token_hex(8), KEPT_S, *told])
-        return known.decode()
+        return int(await self._store.run(_TELL, keys, [known, KEPT_S, *told]))
 
     async def select(self, selection: Selection) -> Book:
         """The sum over all gateways. Raises `StoreUnavailable`."""

@@ -9,11 +9,11 @@ import asyncio
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ from app.generation import Call, Expected
 from app.reliability.allowance import Levels, Scope, larger, only_places_lack, refusal, scopes_of, standings
 from app.reliability.quota import LocalQuota, Reservation, Turnover, given_back
 from app.reliability.stores.quota_scripts import RENEW, RESERVE, SETTLE
-from app.reliability.stores.redis import PREFIX, Part, SharedStore, StoreUnavailable
+from app.reliability.stores.redis import PREFIX, Part, SharedStore, StoreRefused, StoreUnavailable
 from app.tenant import Limits, Standing
 
 LEASE_S = 15.0
@@ -43,6 +43,8 @@ UNKNOWN_SHARE = 0.5
 _KEYS = f"{PREFIX}{{quota}}:"
 _GATEWAYS = f"{_KEYS}gateways"
 _LEASE_US = int(LEASE_S * 1e6)
+
+T = TypeVar("T")
 
 
 class _Lease(NamedTuple):
@@ -104,13 +106,8 @@ class RedisQuota:
         """Sends all that was given back, or keeps it for later."""
         while self._unsent:
             batch, self._unsent = self._unsent[:BATCH], self._unsent[BATCH:]
-            keys: list[str] = []
-            args: list[Part] = [_LEASE_US]
-            for lease, requests_back, tokens_back in batch:
-                keys += lease.keys
-                args += [lease.id, requests_back, tokens_back] * (len(lease.keys) // 2)
             try:
-                await self._store.run(SETTLE, keys, args)
+                await _sent(self._settle, batch)
             except BaseException as error:
                 self._unsent = [*batch, *self._unsent]  # whether it was done is not known: twice does no harm
                 if not isinstance(error, StoreUnavailable):
@@ -125,15 +122,11 @@ class RedisQuota:
     async def renew(self) -> None:
         """Says that this gateway lives, and with it all that it holds."""
         held = list(self.held.values())
-        for first in range(0, max(1, len(held)), BATCH):
-            leases = held[first : first + BATCH]
-            keys = [key for lease in leases for key in lease.keys]
-            ids: list[Part] = [lease.id for lease in leases for _ in range(len(lease.keys) // 2)]
-            with suppress(StoreUnavailable):  # then the next round renews, or takes up again
-                count = await self._store.run(RENEW, [_GATEWAYS, *keys], [self._name, _LEASE_US, *ids])
-                if first == 0:
-                    self._counts.append(count)
-                    self.gateways = max(self._counts)
+        with suppress(StoreUnavailable):  # then the next round says it, renews, or takes up again
+            self._counts.append(await self._renew([]))
+            self.gateways = max(self._counts)
+            for first in range(0, len(held), BATCH):
+                await _sent(self._renew, held[first : first + BATCH])
 
     async def take(self, call: Call, expected: Expected, scopes: list[Scope]) -> tuple[_Lease, tuple[Standing, ...]]:
         """A lease, and how each limit stands with it. Raises `StoreUnavailable`; or why the call is not let in."""
@@ -169,6 +162,19 @@ class RedisQuota:
     ) -> AbstractAsyncContextManager[Reservation]:
         """While Redis is away."""
         return self._local.reserve(*self._part_of(call, expected, scopes))
+
+    async def _settle(self, batch: Sequence[_Settlement]) -> None:
+        keys: list[str] = []
+        args: list[Part] = [_LEASE_US]
+        for lease, requests_back, tokens_back in batch:
+            keys += lease.keys
+            args += [lease.id, requests_back, tokens_back] * (len(lease.keys) // 2)
+        await self._store.run(SETTLE, keys, args)
+
+    async def _renew(self, leases: Sequence[_Lease]) -> int:
+        keys = [key for lease in leases for key in lease.keys]
+        ids: list[Part] = [lease.id for lease in leases for _ in range(len(lease.keys) // 2)]
+        return int(await self._store.run(RENEW, [_GATEWAYS, *keys], [self._name, _LEASE_US, *ids]))
 
     async def _answered(
         self, lease: _Lease, expected: Expected, scopes: list[Scope], back: Callable[[], None]
@@ -241,6 +247,17 @@ class _Held:
         elif self._lease is not None:
             quota.give_back(self._lease, *given_back(self._reservation, self._expected, error))
             quota.turnover.saw(quota.clock() - self._began)
+
+
+async def _sent(send: Callable[[Sequence[T]], Awaitable[object]], batch: Sequence[T]) -> None:
+    """All but those that Redis refuses, as when somebody else has used a tenant's key: others are not to suffer for
+    it."""
+    try:
+        await send(batch)
+    except StoreRefused:
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half:]) if half else ():
+            await _sent(send, part)
 
 
 def _parts(lease: _Lease, expected: Expected, scopes: list[Scope]) -> list[Part]:

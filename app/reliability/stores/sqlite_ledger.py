@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.reliability.ledger import LONGEST_DAYS, Amounts, Book, Selection
+from app.reliability.stores.inode import Inode, inode_at
 
 FILE = "usage.db"
 VERSION = 1
@@ -55,6 +56,7 @@ class SqliteLedger:
         self.path = path
         self._read_only = read_only
         self._open: sqlite3.Connection | None = None
+        self._inode: Inode | None = None
 
     def add(self, book: Book) -> None:
         """All of it or nothing. What goes wrong is a `sqlite3.Error` or an `OSError`, and may go right next time."""
@@ -86,14 +88,14 @@ class SqliteLedger:
 
     def fact(self, name: str) -> str:
         """Made up when it is first asked for; afterwards the same for ever."""
-        while (value := self._known(name)) is None:
+        while (value := self.known(name)) is None:
             self._write([("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, secrets.token_hex(8)))])
         return value
 
     def learn(self, name: str, value: str) -> None:
         self._write([("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))])
 
-    def _known(self, name: str) -> str | None:
+    def known(self, name: str) -> str | None:
         with closing(self._connection().execute("SELECT value FROM facts WHERE name = ?", (name,))) as found:
             row: tuple[str] | None = found.fetchone()
             return row[0] if row else None
@@ -121,8 +123,11 @@ class SqliteLedger:
             return {(date.fromisoformat(day), tenant, model): Amounts(*rest) for day, tenant, model, *rest in found}
 
     def _connection(self) -> sqlite3.Connection:
+        if self._open is not None and self._inode != inode_at(self.path):
+            self.close()
         if self._open is None:
             self._open = self._opened()
+            self._inode = inode_at(self.path)
         return self._open
 
     def _opened(self) -> sqlite3.Connection:

@@ -278,6 +278,22 @@ async def test_a_redis_that_forgot_everything_is_told_it_again(
     assert requests(report) == 11
 
 
+async def test_a_redis_that_forgot_the_latest_is_told_it_again(keep: Keep, store: SharedStore) -> None:
+    """A replica that has taken over, or a restart from an older snapshot."""
+    books = keep("a", store)
+    use(books, 1, "early")
+    await books.flush()
+    snapshot = {key: await store.command("DUMP", key) for key in await store.command("KEYS", "*")}
+    use(books, 2, "late")
+    assert requests(await books.report(DAY)) == 3
+    await store.command("FLUSHDB")
+    for key, value in snapshot.items():
+        await store.command("RESTORE", key, 0, value)
+    for _ in range(subject.ROUNDS_UNTIL_SURE):
+        await books.flush()
+    assert requests(await keep("b", store).report(DAY)) == 3
+
+
 async def test_a_defect_in_what_redis_holds_costs_nothing_here(
     keep: Keep, store: SharedStore, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

@@ -105,6 +105,18 @@ def touch_all(file: AnswerFile) -> None:
         file.put(Key(f"new-{number}", b"f"), kept(b"x"))
 
 
+def test_when_its_file_was_deleted_answers_are_kept_in_a_new_one(disk: Disk) -> None:
+    file = disk.file()
+    file.put(OTHER_KEY, kept(b"gone"))
+    for each in list(disk.path.parent.iterdir()):
+        each.unlink()
+    file.put(KEY, kept(b"a"))
+    file.close()
+    again = disk.file()
+    assert again.find("scope") == (b"asked", kept(b"a"))
+    assert again.find("other") is None
+
+
 async def test_a_disk_that_fails_is_a_store_that_is_down_until_it_does_not(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     store = EmbeddedAnswers(AnswerFile(folder / "answers.sqlite", GENEROUS, KEPT_S, FakeClock()))

@@ -282,6 +282,21 @@ async def test_a_redis_that_takes_no_writes_is_unavailable_until_it_does(
     assert await store.run(ADD, ["k"], [1]) == 2
 
 
+async def test_a_user_who_may_run_no_script_is_told_of_once_and_not_taken_for_well(
+    server: RedisServer, stores: Stores, told: Told
+) -> None:
+    with redis_py.Redis.from_url(server.url) as client:
+        client.execute_command("ACL", "SETUSER", "writer", "on", ">secret", "~*", "+@all", "-@scripting")
+    store = stores(server.url.replace("//", "//writer:secret@"))
+    async with watched(store):
+        await true(lambda: told)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.run(ADD, ["k"], [1])
+            await asyncio.sleep(1.2 * subject.AFTER_DOUBT_S)
+    assert [available for available, _ in told] == [False]
+
+
 async def test_a_replica_is_unavailable(server: RedisServer, stores: Stores) -> None:
     store = stores(server.url)
     await store.command("REPLICAOF", "127.0.0.1", 1)

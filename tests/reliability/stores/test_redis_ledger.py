@@ -60,18 +60,28 @@ async def test_it_is_selected_by_day_tenant_and_model(shared: RedisLedger) -> No
         assert await shared.select(selection) == {key: one for key, one in book.items() if selection.takes(key)}
 
 
-async def test_one_epoch_is_everybodys_until_redis_forgets(shared: RedisLedger, store: SharedStore) -> None:
-    first = await shared.tell("one", {})
-    assert await shared.tell("two", {}) == first
-    await store.command("FLUSHDB")
-    second = await shared.tell("one", {})
-    assert second != first, "whoever asks learns that it was forgotten"
-    assert await shared.tell("two", {}) == second
+async def test_each_gateways_tellings_are_counted_and_who_has_nothing_to_tell_counts_for_none(
+    shared: RedisLedger,
+) -> None:
+    assert [await shared.tell("one", totals(1)), await shared.tell("one", totals(2), 1)] == [1, 2]
+    assert [await shared.tell("one", {}, 2), await shared.tell("two", {})] == [2, 0]
+
+
+async def test_a_telling_that_was_forgotten_is_not_counted_on_until_its_gateway_has_learned_that(
+    shared: RedisLedger, store: SharedStore
+) -> None:
+    assert await shared.tell("one", totals(1)) == 1
+    snapshot = await store.command("DUMP", "gllm:{ledger}:told:one")
+    assert await shared.tell("one", totals(2), 1) == 2
+    await store.command("RESTORE", "gllm:{ledger}:told:one", 0, snapshot, "REPLACE")
+    assert [await shared.tell("one", totals(3), 2) for _ in range(2)] == [1, 1], "the first answer may have been lost"
+    assert await shared.tell("one", totals(3), 1) == 2
 
 
 async def test_days_are_not_kept_for_ever(shared: RedisLedger, store: SharedStore) -> None:
     await shared.tell("one", totals(1))
-    assert 0 < await store.command("TTL", "gllm:{ledger}:2026-03-01") <= KEPT_S
+    for key in ("gllm:{ledger}:2026-03-01", "gllm:{ledger}:told:one"):
+        assert 0 < await store.command("TTL", key) <= KEPT_S
 
 
 async def test_without_redis_it_is_unavailable(shared: RedisLedger, store: SharedStore) -> None:

@@ -44,6 +44,14 @@ async def use(quota: Quota, of: Tenant, what: Expected | None = None, used: int 
     return {each.kind: each.remaining for each in reservation.standing}
 
 
+async def pass_by(world: SharedWorld, tenants: Sequence[Tenant], seconds: float) -> None:
+    """The leases of these come nearer to their ends; what others have is left alone."""
+    for of in tenants:
+        running = f"gllm:{{quota}}:running:{of.name}"
+        for lease in await world.store.command("ZRANGE", running, 0, -1):
+            await world.store.command("ZINCRBY", running, -int(seconds * 1e6), lease)
+
+
 async def is_refused(quota: Quota, of: Tenant, what: Expected | None = None) -> bool:
     try:
         await use(quota, of, what)
@@ -179,6 +187,23 @@ async def test_renewals_go_out_in_batches(world: SharedWorld, monkeypatch: pytes
         assert await is_refused(gateway(world.store), of)
     await world.settled()
     assert (await use(gateway(world.store), of))[Kind.CONCURRENT] == 9
+
+
+@pytest.mark.parametrize("kind", ["levels", "running"])
+async def test_a_key_that_somebody_else_has_used_costs_its_tenant_and_no_other(world: SharedWorld, kind: str) -> None:
+    spoilt, others = tenant(concurrent=1), [tenant(name=name, concurrent=1) for name in "abcde"]
+    async with AsyncExitStack() as running:
+        for of in (*others[:3], spoilt, *others[3:]):
+            await running.enter_async_context(world.quota.reserve(call(of), expected()))
+        key = f"gllm:{{quota}}:{kind}:{spoilt.name}"
+        await world.store.command("SET", key, "no business of ours", "PX", 60_000)
+        await pass_by(world, others, LEASE_S - 1)
+        await world.quota.renew()
+        assert world.quota.gateways == 1
+        await pass_by(world, others, LEASE_S - 1)
+        assert [await is_refused(gateway(world.store), of) for of in others] == [True] * 5, "they are held still"
+    await world.settled()
+    assert [await is_refused(gateway(world.store), of) for of in others] == [False] * 5
 
 
 async def test_nothing_stays_in_redis_for_good(world: SharedWorld) -> None:

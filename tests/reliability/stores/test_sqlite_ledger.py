@@ -126,6 +126,27 @@ def test_a_full_disk_takes_all_or_nothing(path: Path) -> None:
     assert len(ledger.select(ALL)) == 201
 
 
+@pytest.mark.parametrize("way", ["deleted", "moved away", "restored"])
+def test_what_comes_after_its_file_has_gone_is_in_the_file_that_is_there(path: Path, way: str) -> None:
+    ledger = SqliteLedger(path)
+    ledger.add(one())
+    if way == "restored":
+        backup = SqliteLedger(path.with_name("backup"))
+        backup.add(one())
+        backup.close()
+        backup.path.replace(path)
+    elif way == "deleted":
+        path.unlink()
+    else:
+        path.rename(path.with_name("aside"))
+    for beside in ("-wal", "-shm"):
+        path.with_name(f"{path.name}{beside}").unlink()
+    ledger.add(one())
+    ledger.add(one())
+    ledger.close()
+    assert SqliteLedger(path).select(ALL) == one(3 if way == "restored" else 2)
+
+
 @pytest.mark.parametrize("what", ["a folder", "no database", "a newer gllm"])
 def test_what_is_no_ledger_is_refused_and_left_alone(path: Path, what: str) -> None:
     path.parent.mkdir()

@@ -126,7 +126,7 @@ def what_is_recorded_as_used_is_what_the_engine_told(history: History) -> Iterat
     for seen, record in with_records(history):
         if record.usage is not None:
             counts = (record.usage.prompt_tokens, record.usage.completion_tokens, record.usage.cached_tokens)
-            if not all(0 <= count <= 2**53 for count in counts):
+            if not all(0 <= count <= 2_000_000_000 for count in counts):
                 yield f"{record.id}: {record.usage} cannot be true, and is recorded"
         if record.replayed:
             if record.usage is not None:
