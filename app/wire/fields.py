@@ -15,6 +15,7 @@ TokenCount = Annotated[int, Meta(ge=1, le=10_000_000)]
 TokenId = Annotated[int, Meta(ge=0, le=10_000_000)]
 Count = Annotated[int, Meta(ge=0, le=10_000_000)]
 Truncation = Annotated[int, Meta(ge=-1, le=10_000_000)]
+Side = Literal["left", "right"]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -62,6 +63,9 @@ class TemplateSwitches(Strict):
 
     enable_thinking: bool | None = None
     thinking: bool | None = None
+    thinking_budget: Truncation | None = None
+    preserve_thinking: bool | None = None
+    clear_thinking: bool | None = None
     reasoning_effort: Text | None = None
 
 

@@ -60,6 +60,7 @@ def parse(route: Route, body: bytes) -> AnyRequest:
         case ResponsesRequest():
             check_media(request.input, "input")
             check_schema(request.text, "text")
+            check_schema(request.structured_outputs, "structured_outputs")
             _check_hosted_tools(request.tools)
         case MessagesRequest():
             check_media([turn.content for turn in request.messages], "messages")
@@ -83,8 +84,12 @@ _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`$")
 
 _NOT_HERE = "This field is not accepted here."
 _NOT_ACCEPTED = {
-    f"guided_{kind}": f"vLLM no longer obeys this field: say 'structured_outputs': {{'{kind}': ...}} instead."
-    for kind in ("json", "regex", "choice", "grammar")
+    **{
+        f"guided_{kind}": f"vLLM no longer obeys this field: say 'structured_outputs': {{'{kind}': ...}} instead."
+        for kind in ("json", "regex", "choice", "grammar")
+    },
+    "functions": "OpenAI replaced this field by 'tools': say 'tools': [{'type': 'function', 'function': ...}] instead.",
+    "function_call": "OpenAI replaced this field by 'tool_choice'.",
 }
 """Engines would answer as if these had not been said."""
 

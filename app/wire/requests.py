@@ -29,6 +29,7 @@ from app.wire.fields import (
     ResponseFormat,
     Seed,
     Share,
+    Side,
     Stop,
     StopIds,
     StopSequences,
@@ -87,7 +88,10 @@ class Sampled(Request):
     allowed_token_ids: StopIds | None = None
     bad_words: Words | None = None
     truncate_prompt_tokens: Truncation | None = None
+    truncation_side: Side | None = None
     prompt_logprobs: PromptLogprobs | None = None
+    logprob_token_ids: StopIds | None = None
+    thinking_token_budget: Count | None = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
@@ -107,7 +111,6 @@ class ChatRequest(Sampled, kw_only=True):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Text | None = None
-    thinking_token_budget: Count | None = None
     include_reasoning: bool | None = None
     verbosity: Text | None = None
     prediction: Opaque = UNSET
@@ -146,7 +149,8 @@ class EmbeddingRequest(Request, kw_only=True):
 
 
 class ResponsesRequest(Request, kw_only=True):
-    """Without what needs an engine's memory: a second call may meet another replica."""
+    """OpenAI's words first and vLLM's after, without what needs an engine's memory: a second call may meet another
+    replica."""
 
     input: str | list[dict[str, Any]]
     stream: bool | None = None
@@ -172,6 +176,19 @@ class ResponsesRequest(Request, kw_only=True):
     prompt_cache_key: Text | None = None
     prompt_cache_retention: Text | None = None
     prompt_cache_options: Opaque = UNSET
+
+    seed: Seed | None = None
+    stop: Stop | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Repetition | None = None
+    logit_bias: LogitBias | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    include_reasoning: bool | None = None
+    chat_template_kwargs: TemplateSwitches | None = None
+    structured_outputs: Opaque = UNSET
 
     def output_limit(self) -> int | None:
         return self.max_output_tokens

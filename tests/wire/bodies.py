@@ -189,7 +189,9 @@ CHAT: dict[str, dict[str, Any]] = {
         "allowed_token_ids": [1, 2],
         "bad_words": ["damn"],
         "truncate_prompt_tokens": -1,
+        "truncation_side": "left",
         "prompt_logprobs": 0,
+        "logprob_token_ids": [5, 7],
         "add_special_tokens": False,
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
@@ -202,6 +204,10 @@ CHAT: dict[str, dict[str, Any]] = {
         "chat_template_kwargs": {"enable_thinking": False},
         "structured_outputs": {"choice": ["yes", "no"]},
         "thinking_token_budget": 100,
+    },
+    "the switches of Qwen's, GLM's and Seed's templates": {
+        "messages": HELLO,
+        "chat_template_kwargs": {"preserve_thinking": True, "clear_thinking": False, "thinking_budget": -1},
     },
     "token counts that go on": {
         "messages": HELLO,
@@ -254,6 +260,22 @@ EMBEDDINGS: dict[str, dict[str, Any]] = {
 
 RESPONSES: dict[str, dict[str, Any]] = {
     "a text": {"model": "m", "input": "Hello"},
+    "vLLM's words": {
+        "input": "Hello",
+        "top_k": 5,
+        "seed": 7,
+        "stop": ["\n"],
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.1,
+        "repetition_penalty": 1.1,
+        "logit_bias": {"5": 1},
+        "ignore_eos": False,
+        "include_stop_str_in_output": False,
+        "skip_special_tokens": True,
+        "include_reasoning": True,
+        "chat_template_kwargs": {"enable_thinking": False},
+        "structured_outputs": {"choice": ["yes", "no"]},
+    },
     "a conversation with everything": {
         "model": "m",
         "instructions": "Be brief.",

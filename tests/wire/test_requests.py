@@ -129,6 +129,13 @@ def test_a_constraint_that_engines_no_longer_obey_is_refused_with_the_word_for_i
     assert f"'structured_outputs': {{'{kind}': ...}}" in error.message
 
 
+@pytest.mark.parametrize(("field", "newer"), [("functions", "'tools'"), ("function_call", "'tool_choice'")])
+def test_who_calls_functions_in_the_old_way_is_told_the_new_one(field: str, newer: str) -> None:
+    error = refused(asking(**{field: "auto"}))
+    assert (error.code, error.param) == ("unsupported_parameter", field)
+    assert newer in error.message
+
+
 @pytest.mark.parametrize("route", Route)
 def test_a_required_field_that_is_missing_is_named(route: Route) -> None:
     error = refused({}, route)
@@ -309,6 +316,10 @@ PLACES: dict[str, tuple[Route, Any]] = {
     "tools": (
         Route.CHAT,
         lambda schema: asking(tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}]),
+    ),
+    "structured_outputs of responses": (
+        Route.RESPONSES,
+        lambda schema: {"input": "x", "structured_outputs": {"json": schema}},
     ),
     "tools of responses": (
         Route.RESPONSES,

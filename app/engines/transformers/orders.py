@@ -108,7 +108,7 @@ class Intake:
             add_generation_prompt=opened,
             continue_final_message=continued,
             add_special=request.add_special_tokens is True,
-            switches=msgspec.structs.asdict(switches) if switches else None,
+            switches=msgspec.to_builtins(switches),  # without those that nobody said: a template asks what is defined
         )
 
     def prompts(self, given: Prompt, param: str, *, add_special: bool) -> list[list[int]]:
@@ -262,6 +262,8 @@ _SAMPLED_LACKS: dict[str, Harmless] = {
     "bad_words": _only([]),
     "truncate_prompt_tokens": _only(),
     "prompt_logprobs": _only(),
+    "logprob_token_ids": _only(),
+    "thinking_token_budget": _only(),
     "use_beam_search": _only(False),
     "structured_outputs": _only(),
 }
@@ -269,7 +271,6 @@ _CHAT_LACKS = _SAMPLED_LACKS | {
     "tools": _only([]),
     "tool_choice": _only("none"),
     "prediction": _only(),
-    "thinking_token_budget": _only(),
     "audio": _only(),
     "modalities": _only(["text"]),
     "echo": _only(False),

@@ -41,6 +41,7 @@ CHAT_REFUSED: dict[str, Any] = {
     "bad_words": ["x"],
     "truncate_prompt_tokens": 5,
     "prompt_logprobs": 1,
+    "logprob_token_ids": [1],
     "use_beam_search": True,
     "structured_outputs": {"regex": "a"},
     "tools": [{"type": "function", "function": {"name": "f"}}],
@@ -63,6 +64,16 @@ def test_what_chat_cannot_do_is_refused_by_name(intake: Intake, name: str, value
     with pytest.raises(InvalidRequest) as caught:
         chat(intake, **{name: value})
     assert caught.value.param == name
+
+
+def test_a_template_sees_the_switches_that_were_said_and_no_others(
+    intake: Intake, demo_tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most ask whether one is defined: of one that is none they would take it for switched off."""
+    template = "{% if enable_thinking is defined %}thinks{% endif %}{% if clear_thinking is defined %}clears{% endif %}"
+    monkeypatch.setattr(demo_tokens._tokenizer, "chat_template", template)
+    (prompt,) = chat(intake, chat_template_kwargs={"clear_thinking": False}).prompts
+    assert demo_tokens.decode(prompt) == "clears"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +125,7 @@ def test_every_field_of_a_body_is_obeyed_refused_or_known_to_be_without_effect()
     without_effect = {
         *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity"),
         *("prompt_cache_retention", "prompt_cache_options"),
+        "truncation_side",  # of what is refused
         *("spaces_between_special_tokens", "reasoning_effort", "include_reasoning", "parallel_tool_calls"),
         *("prompt_cache_retention", "prompt_cache_options"),
     }
