@@ -38,6 +38,7 @@ from app.gateway.interpreter import settle
 from app.gateway.journal import JournalPages
 from app.gateway.listener import Address, listener
 from app.gateway.observers import Observers
+from app.gateway.origins import Origins
 from app.gateway.pipeline import Pipeline
 from app.gateway.protocol import GatewayProtocol
 from app.gateway.readings import Readings
@@ -107,7 +108,9 @@ class Gateway:
         self.heartbeat = Heartbeat(clock, metrics.loop_lag if metrics else lambda seconds: None)
         self.siblings = Siblings(family)
         self.internal = self._internal()
-        self.app = self._app()
+        self.edge = self._edge()
+        origins = settings.listen.allowed_origins
+        self.app: Edge | Origins = Origins(self.edge, origins) if origins else self.edge
         if metrics is not None:
             self._measure(metrics)
         edge = settings.edge
@@ -170,7 +173,7 @@ class Gateway:
     def _internally(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self.internal is None else self.internal.serving()
 
-    def _app(self) -> Edge:
+    def _edge(self) -> Edge:
         """The hot endpoints, and FastAPI's behind them."""
         settings, clock, metrics = self.settings, self.clock, self.observers.metrics
         adapters = Adapters(self.members)

@@ -28,6 +28,7 @@ Policy = Annotated[
 Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(values.lowered)]
 Format = Annotated[Literal["auto", "json", "text"], BeforeValidator(values.lowered)]
 Urls = Annotated[tuple[str, ...], AfterValidator(values.base_urls), BeforeValidator(values.listed)]
+Origins = Annotated[tuple[str, ...], AfterValidator(values.origins), BeforeValidator(values.listed)]
 Gpus = Annotated[tuple[str, ...] | None, BeforeValidator(values.gpus)]
 Secret = Annotated[SecretStr, AfterValidator(values.presentable)]
 Words = Annotated[tuple[str, ...], BeforeValidator(values.words)]
@@ -75,6 +76,12 @@ class Listen:
     tenants_file: Path | None = setting(
         "TENANTS_FILE", None, "TOML file of tenants and their keys; with one, every call needs a key."
     )
+    allowed_origins: Origins = setting(
+        "ALLOWED_ORIGINS",
+        (),
+        "Origins whose pages in browsers may use /v1, comma-separated, such as https://chat.example.com; `*` is any, "
+        "and takes TENANTS_FILE or ALLOW_ANONYMOUS=true. Whoever uses a page can read the key that it shows.",
+    )
     drain_s: Seconds = setting("DRAIN_SECONDS", 30.0, "Seconds that a stop waits for running answers to finish.")
 
     @model_validator(mode="after")
@@ -89,6 +96,11 @@ class Listen:
             raise ValueError(
                 f"{named}={self._reached_at} is reachable from other machines and nothing asks callers for a key: "
                 "set TENANTS_FILE, listen on 127.0.0.1, or set ALLOW_ANONYMOUS=true if that is what you want."
+            )
+        if "*" in self.allowed_origins and not self.allow_anonymous and self.tenants_file is None:
+            raise ValueError(
+                "ALLOWED_ORIGINS=* lets every page that somebody here opens use a gateway that asks for no key: name "
+                "the origins, set TENANTS_FILE, or set ALLOW_ANONYMOUS=true if that is what you want."
             )
         return self
 

@@ -1,11 +1,14 @@
 """How a setting's text becomes its value. A `ValueError` here ends the sentence "NAME …"."""
 
 import ipaddress
+import re
 import shlex
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
+
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+")
 
 
 def lowered(value: Any) -> Any:
@@ -67,6 +70,13 @@ def presentable(secret: SecretStr) -> SecretStr:
     if not (text.isascii() and text.isprintable()):
         raise ValueError("must be printable ASCII")
     return secret
+
+
+def origins(given: tuple[str, ...]) -> tuple[str, ...]:
+    """As browsers say them, and programs that are browsers inside (`tauri://localhost`): lower case, without a path."""
+    if not all(_ORIGIN.fullmatch(each) for each in given):
+        raise ValueError("must be origins like https://chat.example.com or http://localhost:3000, or *")
+    return given
 
 
 def is_loopback(host: str) -> bool:

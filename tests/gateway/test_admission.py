@@ -90,7 +90,7 @@ async def test_a_full_line_refuses_at_once_and_says_when_to_come_again(build: Bu
 
 async def test_a_tenant_that_fills_the_line_gives_up_places_to_others(build: Build) -> None:
     house = await build(settings={**ONE_AT_A_TIME, "QUEUE_CAPACITY": 2}, only=stalling())
-    house.gateway.app._door = Hosts()  # type: ignore[assignment]
+    house.gateway.edge._door = Hosts()  # type: ignore[assignment]
     async with asyncio.TaskGroup() as tasks:
         crowd = Crowd(house, tasks)
         await crowd.running(headers={b"host": b"flood"})

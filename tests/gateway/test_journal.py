@@ -210,13 +210,13 @@ async def test_one_that_waits_has_a_place_and_one_that_waited_says_who_was_befor
 
 async def test_among_tenants_it_is_said_that_its_own_had_been_served_least(build: Build) -> None:
     house = await build(settings=ONE_AT_A_TIME, only=stalling())
-    door, house.gateway.app._door = house.gateway.app._door, Hosts()  # type: ignore[assignment]
+    door, house.gateway.edge._door = house.gateway.edge._door, Hosts()  # type: ignore[assignment]
     async with asyncio.TaskGroup() as tasks:
         crowd = Crowd(house, tasks)
         await crowd.running(headers={b"host": b"flood"})
         flood = await crowd.waiting(headers={b"host": b"flood"})
         await crowd.waiting(headers={b"host": b"light"})
-        house.gateway.app._door = door
+        house.gateway.edge._door = door
         house.engine.go_on.set()
     call, text = await of(house, flood)
     assert (call.tenant, call.line[0].tenants) == ("flood", 2)
@@ -284,7 +284,7 @@ async def test_a_full_line_says_how_many_were_in_it(build: Build) -> None:
 
 async def test_one_that_gave_up_its_place_says_to_whom(build: Build) -> None:
     house = await build(settings={**ONE_AT_A_TIME, "QUEUE_CAPACITY": 2}, only=stalling())
-    door, house.gateway.app._door = house.gateway.app._door, Hosts()  # type: ignore[assignment]
+    door, house.gateway.edge._door = house.gateway.edge._door, Hosts()  # type: ignore[assignment]
     async with asyncio.TaskGroup() as tasks:
         crowd = Crowd(house, tasks)
         await crowd.running(headers={b"host": b"flood"})
@@ -293,7 +293,7 @@ async def test_one_that_gave_up_its_place_says_to_whom(build: Build) -> None:
         light = crowd.send(headers={b"host": b"light"})
         await until(lambda: last.ended)
         house.engine.go_on.set()
-    house.gateway.app._door = door
+    house.gateway.edge._door = door
     call, text = await of(house, last)
     assert (call.code, call.line[0].displaced_by) == ("displaced", light.headers["x-request-id"])
     assert f"its place was given to request {light.headers['x-request-id']}" in text
@@ -446,7 +446,7 @@ async def test_an_id_that_is_not_known_is_404_and_says_what_is_kept(build: Build
 
 async def test_an_id_of_another_gateway_says_so(build: Build) -> None:
     house, other = await build(), await build()
-    other.gateway.app._name = "zzzz"
+    other.gateway.edge._name = "zzzz"
     request_id = "req-0f0f" + 20 * "a"
     assert house.gateway.name != "0f0f"
     refused = await get(house, f"/admin/requests/{request_id}")

@@ -323,7 +323,7 @@ async def test_usage_that_is_not_written_and_reservations_that_are_held_are_told
 ) -> None:
     house = await build(only=stalling())
     limited = Tenant("acme", limits=Limits(tokens_per_minute=100_000))
-    monkeypatch.setattr(type(house.gateway.app._door), "admit", lambda *args: limited)
+    monkeypatch.setattr(type(house.gateway.edge._door), "admit", lambda *args: limited)
     async with at_work(house, 2):
         assert number(house, "gllm_reservations") == 2
     assert number(house, "gllm_reservations") == 0

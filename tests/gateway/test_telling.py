@@ -36,7 +36,7 @@ async def test_ten_thousand_junk_tenants_models_paths_methods_and_keys_leave_a_b
 
         admit_commander = admit
 
-    house.gateway.app._door = Crowd()
+    house.gateway.edge._door = Crowd()
 
     async def some(count: int) -> None:
         for _ in range(count):

@@ -91,6 +91,23 @@ def test_an_impossible_value_is_refused_in_a_sentence(env: dict[str, str], sente
     assert refusal(env) == sentence
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["chat.example.com", "https://chat.example.com/", "https://Chat.example.com", "https://*", "http://", "http://a b"],
+)
+def test_an_origin_is_what_a_browser_would_say(origin: str) -> None:
+    wanted = "must be origins like https://chat.example.com or http://localhost:3000, or *"
+    assert refusal({"ALLOWED_ORIGINS": origin}) == f"ALLOWED_ORIGINS {wanted}."
+    named = "https://chat.example.com, http://[::1]:3000, tauri://localhost"
+    assert load({"ALLOWED_ORIGINS": named}).listen.allowed_origins == tuple(named.split(", "))
+
+
+def test_every_page_may_ask_only_where_a_key_is_asked_for_or_it_is_meant_so() -> None:
+    assert refusal({"ALLOWED_ORIGINS": "*"}).startswith("ALLOWED_ORIGINS=* lets every page")
+    for meant in ({"TENANTS_FILE": "t.toml"}, {"ALLOW_ANONYMOUS": "true"}):
+        assert load({"ALLOWED_ORIGINS": "*", **meant}).listen.allowed_origins == ("*",)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "gateway.example"])
 def test_listening_beyond_loopback_takes_a_second_word(host: str) -> None:
     assert refusal({"HOST": host}).startswith(f"HOST={host} is reachable from other machines")
