@@ -211,6 +211,7 @@ class MessagesRequest(Strict, kw_only=True):
     thinking: Opaque = UNSET
     metadata: Metadata | None = None
     service_tier: Text | None = None
+    cache_control: Opaque = UNSET
     context_management: Opaque = UNSET
     output_config: Opaque = UNSET
 

@@ -260,7 +260,7 @@ IGNORED = {
     """,
     COMPLETIONS: "best_of metadata",
     "/v1/responses": "prompt_cache_options prompt_cache_retention safety_identifier stream_options",
-    "/v1/messages": "context_management service_tier",
+    "/v1/messages": "cache_control context_management service_tier",
     "/tokenize": "user",
     "/detokenize": "user",
 }

@@ -364,6 +364,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
         "temperature": 1,
         "top_k": 5,
         "top_p": 0.9,
+        "cache_control": {"type": "ephemeral"},
         "context_management": {"edits": []},
         "output_config": {"effort": "low"},
     },
