@@ -171,7 +171,9 @@ class EventStream(Answer):
         if not self._begun:
             await super().fail(error)
         elif not self._over:
-            await self._finish(b"" if self.complete else error_event(error, Route(self._record.endpoint)))
+            record = self._record
+            last = b"" if self.complete else error_event(error, Route(record.endpoint), record.events)
+            await self._finish(last)
 
     def _stream_head(self) -> dict[str, Any]:
         return self._head([(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])

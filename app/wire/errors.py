@@ -102,13 +102,15 @@ def error_json(error: e.GatewayError) -> bytes:
     return msgspec.json.encode(body_of(error))
 
 
-def error_event(error: e.GatewayError, route: Route = Route.CHAT) -> bytes:
+def error_event(error: e.GatewayError, route: Route = Route.CHAT, events: int = 0) -> bytes:
     """For a stream that has begun: one event, and no `[DONE]` after it.
 
-    Clients of Responses and Messages go by an event's name and type, and look for the words in two places.
+    Clients of Responses and Messages go by an event's name and type, and look for the words in two places. Those of
+    Responses number their events from 0, and some read none without its number: it is how many `events` came before.
     """
     body = body_of(error)
     if route not in (Route.RESPONSES, Route.MESSAGES):
         return event(body)
     said = msgspec.to_builtins(body.error)
-    return b"event: error\n" + event({**said, "type": "error", "error": said})
+    number = {"sequence_number": events} if route is Route.RESPONSES else {}
+    return b"event: error\n" + event({**said, **number, "type": "error", "error": said})

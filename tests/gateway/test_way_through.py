@@ -1,6 +1,7 @@
 """A request from its head to its end, and everything that was taken given back on each way out."""
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import pytest
@@ -165,6 +166,13 @@ async def test_after_the_first_byte_a_failure_is_one_error_event_and_no_done(
     assert "[DONE]" not in done.events()
     assert done.ended
     assert house.recorder.last.outcome is Outcome.INTERRUPTED
+
+
+async def test_where_events_are_numbered_the_error_has_the_next_number(build: Build) -> None:
+    house = await build(only=Scripted(break_at=2), other=Scripted(serves={}))
+    done = await house.post({"model": "demo", "input": "Hello", "stream": True}, path="/v1/responses")
+    last = done.body.decode().strip().split("\n\n")[-1].removeprefix("event: error\ndata: ")
+    assert json.loads(last)["sequence_number"] == done.body.count(b"\n\n") - 1 == 2
 
 
 @pytest.mark.parametrize("error", [EngineBroken, EngineStalled])

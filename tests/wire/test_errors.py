@@ -140,3 +140,4 @@ def test_where_events_have_names_an_error_has_one_and_is_found_in_both_places(ro
     assert said["type"] == "error"
     assert said["message"] == said["error"]["message"] == errors.EngineBroken.default
     assert said["code"] == said["error"]["code"] == "engine_interrupted"
+    assert said.get("sequence_number") == (0 if route is Route.RESPONSES else None)
