@@ -26,8 +26,9 @@ from gllm.cli.screen import Progress, Screen, say
 STOPPED, FAILED, KILLED = 0, 1, 130
 
 KEEP_ALIVE_S = 100
-"""Longer than programs and proxies keep a connection for nothing (Go 90, nginx and the clouds' balancers 60, Node 4): who
-asks on one that we are just closing gets no answer."""
+"""Longer than programs and proxies keep a connection for nothing (Go 90, nginx and the clouds' balancers 60, Node 4):
+who asks on one that we are just closing gets no answer."""
+
 TAIL_SHOWN = 12
 
 LAST_WRITES_S = 5
