@@ -217,6 +217,31 @@ async def test_adapters_come_back_with_the_model() -> None:
         assert workers[0].now.adapters == (adapter,)
 
 
+async def test_whom_an_operator_keeps_out_is_kept_out_again() -> None:
+    workers = serving("w1", "w2")
+    workers[1].broken.add("next")
+    async with cluster(*workers) as here:
+        await workers[0].drain()
+        await eventually(lambda: here.serving() == {"w2"})
+        swap = await carried_out(here)
+        assert [each.step for each in swap.account().workers] == ["returned", "returned"]
+        assert models(workers) == ["demo", "demo"]
+        await eventually(lambda: here.serving() == {"w2"})
+        assert workers[0].now.state is WorkerState.DRAINING
+
+
+async def test_one_that_is_kept_out_and_returned_by_itself_is_left_so() -> None:
+    workers = serving("w1", "w2")
+    async with cluster(*workers) as here:
+        await workers[0].drain()
+        await eventually(lambda: here.serving() == {"w2"})
+        workers[0].broken.add("next")
+        swap = await carried_out(here)
+        assert [each.step for each in swap.account().workers] == ["returned", "waiting"]
+        assert [each.model for each in workers[0].loads] == ["next"]
+        assert workers[0].now.state is WorkerState.DRAINING
+
+
 async def test_a_worker_that_is_lost_or_started_anew_or_emptied_meanwhile_ends_it() -> None:
     def lost(worker: ScriptedWorker, here: Gathering) -> None:
         worker.dies(WorkerUnreachable())

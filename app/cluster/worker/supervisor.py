@@ -44,6 +44,8 @@ class Served:
 
     order: Order
     adapters: tuple[Adapter, ...]
+    kept_out: bool = False
+    """By an operator."""
 
 
 class Audience:
@@ -162,7 +164,7 @@ class Supervisor:
 
     async def _serve(self, served: Served, step: str) -> Served:
         """Until something else is asked. It is started again when it dies, if it was ready once."""
-        self.serving, self._was_ready = served.order, False
+        self.serving, self.kept_out, self._was_ready = served.order, served.kept_out, False
         self._board.change(adapters=served.adapters)
         lives = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, EngineLost) and self._was_ready),
@@ -174,7 +176,7 @@ class Supervisor:
         )
         while not await lives(self._live, step):
             step = "starting"
-        return Served(self.serving, self._board.now.adapters)
+        return Served(self.serving, self._board.now.adapters, self.kept_out)
 
     async def _pause(self, seconds: float) -> None:
         async with self._inbox.making_way():
