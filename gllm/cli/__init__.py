@@ -43,6 +43,8 @@ APART = "--"
 def main(argv: Sequence[str] | None = None) -> int:
     ours, engines = _parted(sys.argv[1:] if argv is None else argv)
     parser = command_line()
+    if strange := [word for word in (*ours, *engines) if not _is_text(word)]:
+        parser.error(f"{strange[0]!r} is not UTF-8 text")
     args = parser.parse_args(ours)
     if engines:
         if not hasattr(args, "engine_args"):
@@ -65,6 +67,15 @@ def _parted(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
         return list(words), ()
     at = list(words).index(APART)
     return list(words[:at]), tuple(words[at + 1 :])
+
+
+def _is_text(word: str) -> bool:
+    """Names and paths travel as JSON, which can carry nothing else."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def command_line() -> argparse.ArgumentParser:

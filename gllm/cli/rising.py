@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from app.cluster.control import WorkerState
-from gllm.cli.asking import key_of
+from gllm.cli.asking import Misused, key_of
 from gllm.cli.child import Child, Lost
 from gllm.cli.gateway import Gateway, Load, Member, NoAnswer, Unreachable
 from gllm.cli.greeting import greeting, greeting_without_a_model
@@ -47,6 +47,8 @@ class Rising:
                         members = await self._loaded(gateway, Load(model=self._plan.model))
         except NoAnswer as error:
             return Lost(str(error), error.tail)
+        except Misused as error:
+            return Lost(str(error), ())
         except CannotStart as error:
             return error.lost
         self._greet(members)

@@ -1,9 +1,12 @@
 """The commands that ask a running gateway, over real HTTP: what they send, what they show, and how they fail."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,6 +73,8 @@ class Gateway:
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of each answer, where they are not as wished."""
     url: str = ""
 
     def will(self, what: str, answer: Any, status: int = 200) -> None:
@@ -94,6 +99,8 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
             state.keys.add(self.headers["authorization"])
             status, answer = state.answers[what]
             self.send_response(status)
+            for name, value in (state.headers or {"content-type": self.headers["accept"]}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(answer)
 
@@ -387,6 +394,61 @@ def test_an_answer_of_something_else_is_told(gateway: Gateway, told: Told) -> No
         gateway.will("GET /admin/workers", answer, status)
         assert main(["status"]) == 1
         assert told() == ("", f"gllm: What answers at {gateway.url} is not this version of gllm.\n")
+
+
+@pytest.mark.parametrize("command", EACH, ids=" ".join)
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (200, {"content-type": "text/html"}),
+        (302, {"location": "http://127.0.0.1:9/login"}),
+        (200, {"content-encoding": "gzip"}),
+    ],
+    ids=["a page", "a way elsewhere", "not what it is said to be"],
+)
+def test_a_proxys_own_page_is_no_gateways_answer(
+    gateway: Gateway, told: Told, command: list[str], status: int, headers: dict[str, str]
+) -> None:
+    gateway.headers = headers
+    gateway.answers = defaultdict(lambda: (status, b"<html>Who are you?</html>"))
+    assert main(command) == 1
+    out, err = told()
+    assert out == ""
+    assert err.endswith(f"What answers at {gateway.url} is not this version of gllm.\n")
+
+
+def test_a_key_that_is_none_is_told_and_not_shown(gateway: Gateway, told: Told) -> None:
+    for key in ("gllm-sk-ключ", "gllm-sk\nX-Evil: 1"):
+        assert main(["status", "--key", key]) == 2
+        sentence = "The key (--key, GLLM_API_KEY, CLUSTER_SECRET) must be one line of ASCII characters."
+        assert told() == ("", f"gllm: {sentence}\n")
+    assert gateway.asked == []
+
+
+def test_the_end_of_a_line_is_no_part_of_a_key_or_a_url(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway.will("GET /admin/workers", {"workers": []})
+    monkeypatch.setenv("GLLM_API_KEY", "k-1\r\n")
+    assert main(["status", "--url", f" {gateway.url}\n"]) == 0
+    assert gateway.keys == {"Bearer k-1"}
+
+
+@pytest.mark.parametrize("command", ["load m", "release"])
+@pytest.mark.parametrize("given", ["nan", "inf", "-1", "soon"])
+def test_seconds_that_are_none_are_told(command: str, given: str, told: Told) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), f"--drain-seconds={given}"])
+    assert ended.value.code == 2
+    assert "--drain-seconds: " in told()[1]
+
+
+def test_a_reader_who_has_seen_enough_is_no_failure_of_ours(gateway: Gateway) -> None:
+    gateway.will("GET /admin/workers", {"workers": [READY]})
+    command = [sys.executable, "-m", "gllm.cli", "status", "--url", gateway.url]
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as nobody:
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_the_key_comes_from_a_flag_or_from_the_environment(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
