@@ -148,7 +148,8 @@ class ScriptedWorker:
         if self.refuses_adapters is not None:
             raise self.refuses_adapters
         self.engine.serves = {**self.engine.serves, adapter.name: 2_048}
-        self.becomes(adapters=(*self.now.adapters, adapter))
+        others = tuple(each for each in self.now.adapters if each.name != adapter.name)
+        self.becomes(adapters=(*others, adapter))
         return self.now
 
     async def drop_adapter(self, name: str) -> Status:
