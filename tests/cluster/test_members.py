@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from app.cluster.control import Adapter, Order, Progress, WorkerState
+from app.cluster.member import names_of
 from app.cluster.members import KEPT_S, LONGEST_PAUSE_S, MISSES
+from app.cluster.worker.terms import Terms
 from app.errors import (
     ClusterError,
     NameTaken,
@@ -18,6 +21,7 @@ from app.errors import (
     WorkerRefused,
     WorkerUnreachable,
 )
+from app.settings import Engine
 from tests.cluster.gathering import BRIEFLY_S, HEARTBEAT_S, LEASE_S, SLOTS, Board, Gathering, at, call
 from tests.support.until import until
 from tests.support.workers import ScriptedWorker
@@ -500,3 +504,11 @@ async def test_progress_alone_changes_nothing_in_the_fleet(w1: ScriptedWorker) -
         w1.becomes(progress=Progress(step="loading", part=part / 10))
         await here.members.look(member)
     assert changes == []
+
+
+@pytest.mark.parametrize("written", ["{}/current", "{}/current/", "{}/v1/../current", "{}/v1/sub/../../current"])
+def test_a_link_to_a_folder_is_called_alike_by_its_worker_and_by_gateways(tmp_path: Path, written: str) -> None:
+    (tmp_path / "v1" / "sub").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("v1")
+    order = Order(model=written.format(tmp_path))
+    assert Terms(Engine(), None).names(order) == names_of(order) == ("current",)
