@@ -148,6 +148,13 @@ def test_status_is_a_table(gateway: Gateway, told: Told) -> None:
     ]
 
 
+def test_one_that_was_stopped_is_not_told_of_as_if_it_were_lost(gateway: Gateway, told: Told) -> None:
+    stopped = {**LOST, "state": "stopped", "names": [], "reason": "It has stopped."}
+    gateway.will("GET /admin/workers", {"workers": [stopped]})
+    assert main(["status"]) == 0
+    assert re.split(r" {2,}", told()[0].splitlines()[1])[1] == "stopped"
+
+
 def test_status_without_workers(gateway: Gateway, told: Told) -> None:
     gateway.will("GET /admin/workers", {"workers": []})
     assert main(["status"]) == 0

@@ -208,6 +208,9 @@ async def test_a_worker_that_says_goodbye_is_gone_at_once(w1: ScriptedWorker) ->
     await here.members.look(member)
     assert (member.state, member.present) == ("stopped", False)
     assert here.fleet.models == {}, "nobody waits for its model"
+    w1.dies(GONE)
+    await here.members.look(member)
+    assert (member.state, member.reason) == ("stopped", "It has stopped.")
 
 
 async def test_the_loop_follows_every_change_and_a_word_wakes_it(w1: ScriptedWorker) -> None:
