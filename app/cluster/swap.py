@@ -186,6 +186,8 @@ class Swap:
             return False
         if status.state is WorkerState.READY and _is_about(status, order):
             return member.replica is None or member.answers
+        if _is_kept_out(status) and _is_about(status, order):
+            return True  # an operator was quick
         if status.failure is not None and _is(status.failure.order, order):
             raise LoadFailed(status.failure.reason, tail=status.failure.tail)
         if status.state is WorkerState.FAILED:
