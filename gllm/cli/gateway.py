@@ -19,6 +19,8 @@ from app.telemetry.explanation import Explanation, Requests
 T = TypeVar("T")
 
 WITHIN_S = 15.0
+SILENCE_S = 60.0
+"""However long a model loads, its gateway says every quarter of this that it goes on."""
 UNTIL_RELEASED_S = 600.0
 """Running answers come to their end first."""
 
@@ -108,7 +110,8 @@ class Gateway:
     @asynccontextmanager
     async def logs(self, worker: str, lines: int, *, follow: bool) -> AsyncIterator[AsyncIterator[bytes]]:
         params = {"lines": lines, "follow": int(follow)}
-        async with self._stream("GET", f"{_path(worker)}/logs", "text/plain", params=params) as answer:
+        silent_s = None if follow else WITHIN_S
+        async with self._stream("GET", f"{_path(worker)}/logs", "text/plain", silent_s, params=params) as answer:
             yield answer.aiter_bytes()
 
     async def requests(self, limit: int, **filters: str) -> Requests:
@@ -122,7 +125,7 @@ class Gateway:
     async def load(self, wanted: Load) -> AsyncIterator[News]:
         """News until it is done or has failed. Whoever stops listening does not stop it."""
         order = msgspec.to_builtins(wanted)
-        async with self._stream("POST", "/admin/models", "text/event-stream", json=order) as answer:
+        async with self._stream("POST", "/admin/models", "text/event-stream", SILENCE_S, json=order) as answer:
             async for data in _events(answer.aiter_bytes()):
                 news = self._read(data, News)
                 if news.state == "failed":
@@ -164,11 +167,13 @@ class Gateway:
         return found
 
     @asynccontextmanager
-    async def _stream(self, method: str, path: str, kind: str, **more: Any) -> AsyncIterator[httpx.Response]:
-        """Silence is no failure: a model may take long to load."""
-        silent, headers = httpx.Timeout(WITHIN_S, read=None), {"accept": kind}
+    async def _stream(
+        self, method: str, path: str, kind: str, silent_s: float | None, **more: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """`silent_s`: what may pass between two pieces."""
+        patience, headers = httpx.Timeout(WITHIN_S, read=silent_s), {"accept": kind}
         try:
-            async with self._http.stream(method, path, timeout=silent, headers=headers, **more) as answer:
+            async with self._http.stream(method, path, timeout=patience, headers=headers, **more) as answer:
                 if not answer.is_success:
                     self._check(answer.status_code, await answer.aread())
                 if not answer.headers.get("content-type", "").startswith(kind):

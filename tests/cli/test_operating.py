@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -75,6 +76,8 @@ class Gateway:
     keys: set[str | None] = field(default_factory=set)
     headers: dict[str, str] = field(default_factory=dict)
     """Of each answer, where they are not as wished."""
+    stalls_s: float = 0.0
+    """Behind what it has to say."""
     url: str = ""
 
     def will(self, what: str, answer: Any, status: int = 200) -> None:
@@ -103,6 +106,8 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(answer)
+            self.wfile.flush()
+            time.sleep(state.stalls_s)
 
         do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that it looks for
 
@@ -258,6 +263,16 @@ def test_a_load_whose_gateway_dies_did_not_succeed(gateway: Gateway, told: Told)
     gateway.stream("POST /admin/models", {"state": "running", "worker": "worker-0", "step": "loading"})
     assert main(["load", "m"]) == 1
     assert told()[1] == f"gllm: The gateway at {gateway.url} broke off in the middle of its answer.\n"
+
+
+def test_a_load_whose_gateway_falls_silent_is_not_waited_for(
+    gateway: Gateway, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gllm.cli.gateway.SILENCE_S", 0.2)
+    gateway.stalls_s = 1.0
+    gateway.stream("POST /admin/models", {"state": "running", "worker": "w", "step": "loading"})
+    assert main(["load", "m"]) == 1
+    assert told() == ("w: loading\n", f"gllm: The gateway at {gateway.url} did not answer in time.\n")
 
 
 def test_a_load_while_another_one_runs(gateway: Gateway, told: Told) -> None:
