@@ -92,7 +92,9 @@ class Rising:
             if not told and self._seconds > PATIENCE_S:
                 told = True
                 then = f", and then loads {self._plan.model}" if self._plan.model else ""
-                self._panel.say(f"Nothing answers at {', '.join(absent)} yet. The gateway goes on looking{then}.")
+                self._panel.say(
+                    f"No worker of this cluster answers at {', '.join(absent)} yet. The gateway goes on looking{then}."
+                )
                 if self._plan.model is None:
                     return members
             await asyncio.sleep(LOOK_S)

@@ -66,6 +66,23 @@ async def test_something_else_that_answers_there_is_refused_and_closed(w1: Scrip
     assert w1.told == ["closed"]
 
 
+async def test_why_one_that_is_looked_for_is_not_taken_is_said_once(
+    w1: ScriptedWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = Gathering(w1)
+    here.members.know(at("w1"))
+    (member,) = here.members._by_address.values()
+    w1.away = GONE
+    await here.members.look(member)
+    assert caplog.messages == [], "it may be about to come"
+    w1.away = WorkerRefused("w1 wants another CLUSTER_SECRET.")
+    await here.members.look_first()
+    for _ in range(3):
+        await here.members.look(member)
+    why = "w1 wants another CLUSTER_SECRET."
+    assert caplog.messages == [f"what answers at {at('w1')} is not taken for a worker: {why}"]
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65, "-x", "a\nb", "ü"])
 async def test_a_name_that_would_not_fit_into_a_path_or_a_label_is_refused(name: str) -> None:
     worker = ScriptedWorker(name)
