@@ -17,6 +17,7 @@ from app.cluster.control import Adapter, Failure, Order, WorkerState
 from app.cluster.gpus.proof import LIMIT_S
 from app.cluster.launchers.losses import EngineLost
 from app.cluster.worker.board import SAID_CHARS, Board
+from app.cluster.worker.grip import NoGrip
 from app.cluster.worker.inbox import Change, Inbox
 from app.cluster.worker.life import AFTERMATH_S, Life, Pace
 from app.cluster.worker.site import Site
@@ -220,9 +221,10 @@ class Supervisor:
     async def _see_memory_back(self) -> None:
         """What the last engine had. An engine that finds too little says so itself."""
         try:
+            await self._site.clear()
             await self._site.released(LIMIT_S)
-        except NotReleased as error:
-            self._tell(error.message)
+        except (NoGrip, NotReleased) as error:
+            self._tell(str(error))
 
     def _life_of(self, order: Order) -> Life:
         launch = self._site.launch(order)
