@@ -43,9 +43,10 @@ APART = "--"
 def main(argv: Sequence[str] | None = None) -> int:
     ours, engines = _parted(sys.argv[1:] if argv is None else argv)
     parser = command_line()
-    if strange := [word for word in (*ours, *engines) if not _is_text(word)]:
-        parser.error(f"{strange[0]!r} is not UTF-8 text")
     args = parser.parse_args(ours)
+    strange = [word for word in (*ours, *engines) if not _is_text(word)]
+    if strange and args.run is not keys.run:  # which says more of what a label may be
+        parser.error(f"{strange[0]!r} is not UTF-8 text")
     if engines:
         if not hasattr(args, "engine_args"):
             parser.error(f"nothing is expected after {APART}")
