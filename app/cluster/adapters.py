@@ -30,11 +30,12 @@ class Adapters:
         members = self._with_model(model)
         if any(adapter.name in each.status.names for each in self._members.present if each.status):
             raise InvalidRequest(f"{adapter.name} is the name of a model.", param="name")
-        new = [each for each in members if not each.bears(adapter.name)]
+        before = [_borne(each, adapter.name) for each in members]
         failures = await _all(each.worker.put_adapter(adapter) for each in members)
         if any(failures):
-            well = [each for each, failure in zip(members, failures, strict=True) if failure is None and each in new]
-            await _all(each.worker.drop_adapter(adapter.name) for each in well)
+            ended = zip(members, before, failures, strict=True)
+            changed = [(each, former) for each, former, failure in ended if failure is None and former != adapter]
+            await _all(_taken_back(each, adapter, former) for each, former in changed)
             raise next(filter(None, failures))
         await self._seen(members, lambda member: _answers_to(member, adapter.name))
         return tuple(each.name for each in members)
@@ -76,6 +77,15 @@ class Adapters:
                         await member.news()
         except TimeoutError:
             return
+
+
+def _borne(member: Member, name: str) -> Adapter | None:
+    adapters = member.status.adapters if member.status is not None else ()
+    return next((each for each in adapters if each.name == name), None)
+
+
+def _taken_back(member: Member, adapter: Adapter, former: Adapter | None) -> Awaitable[Status]:
+    return member.worker.drop_adapter(adapter.name) if former is None else member.worker.put_adapter(former)
 
 
 def _answers_to(member: Member, name: str) -> bool:

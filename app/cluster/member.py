@@ -3,6 +3,7 @@
 import asyncio
 from enum import StrEnum
 from pathlib import PurePosixPath
+from posixpath import normpath
 
 from app.cluster.control import Order, Status, Worker, WorkerState
 from app.cluster.replica import Replica, State
@@ -124,4 +125,4 @@ def names_of(order: Order) -> tuple[str, ...]:
     if order.names:
         return order.names
     is_path = order.model.startswith(("/", "./", "../", "~"))
-    return (PurePosixPath(order.model).name or order.model,) if is_path else (order.model,)
+    return (PurePosixPath(normpath(order.model)).name or order.model,) if is_path else (order.model,)

@@ -302,7 +302,14 @@ class Members:
 
     def _missed(self, member: Member, error: ClusterError) -> None:
         member.misses += 1
-        member.reason = error.message
+        if (
+            member.standing is Standing.NEW
+            and not isinstance(error, WorkerUnreachable)
+            and error.message != member.reason
+        ):
+            log.warning("what answers at %s is not taken for a worker: %s", member.address, error.message)
+        if member.standing is not Standing.GONE:  # why that one does not answer is known
+            member.reason = error.message
         long_unseen = self._clock() - member.seen_at >= self._pace.lease_s
         if member.present and long_unseen and member.misses >= MISSES:
             member.standing = Standing.LOST

@@ -186,6 +186,8 @@ class Swap:
             return False
         if status.state is WorkerState.READY and _is_about(status, order):
             return member.replica is None or member.answers
+        if _is_kept_out(status) and _is_about(status, order):
+            return True  # an operator was quick
         if status.failure is not None and _is(status.failure.order, order):
             raise LoadFailed(status.failure.reason, tail=status.failure.tail)
         if status.state is WorkerState.FAILED:
@@ -229,11 +231,13 @@ class Swap:
             if status.state is not WorkerState.EMPTY:
                 await member.worker.release(drain_s=self._drain_s)
             return
-        if status.state is not WorkerState.READY or not _is_about(status, former):
+        if not _is_about(status, former) or not (status.state is WorkerState.READY or _is_kept_out(status)):
             since = await self._give(member, former, force=False)
             await self._until_served(member, former, since)
             for adapter in changed.before.adapters:
                 await member.worker.put_adapter(adapter)
+            if _is_kept_out(changed.before):
+                await member.worker.drain()
 
     async def _settled(self, changed: Changed) -> Status:
         """It has failed and returned by itself; or it has loaded; or is made to give it up, but not before what runs
@@ -242,7 +246,8 @@ class Swap:
         while True:
             status = await member.worker.status()
             returning = status.failure is not None and _is(status.failure.order, self.wish.order)
-            if status.life != changed.since.life or status.state not in (WorkerState.DRAINING, WorkerState.LOADING):
+            under_way = status.state in (WorkerState.DRAINING, WorkerState.LOADING) and not _is_kept_out(status)
+            if status.life != changed.since.life or not under_way:
                 return status
             if status.state is WorkerState.LOADING and not returning:
                 await member.worker.release(drain_s=0.0)
@@ -273,6 +278,11 @@ def _is(one: Order, other: Order) -> bool:
 
 def _is_about(status: Status, order: Order) -> bool:
     return status.order is not None and _is(status.order, order)
+
+
+def _is_kept_out(status: Status) -> bool:
+    """By an operator: it drains, and makes way for nothing."""
+    return status.state is WorkerState.DRAINING and status.progress is None
 
 
 def _alike(status: Status, order: Order) -> bool:

@@ -2,12 +2,12 @@
 
 import asyncio
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from app.clock import Clock
-from app.cluster.control import Released
+from app.cluster.control import Order, Released
 from app.cluster.member import EVERYWHERE, Member
 from app.cluster.members import Members
 from app.cluster.plan import Candidate, chosen_of, rounds_of
@@ -16,6 +16,9 @@ from app.cluster.swap import Limits, Swap, Wish
 from app.cluster.turn import Turn
 from app.errors import ClusterError
 from app.telemetry.base import SwapBegan, SwapEnded, Telemetry
+
+MOMENT = "%Y%m%dT%H%M%S.%f"
+"""In the ids of orders."""
 
 
 class Swaps:
@@ -47,7 +50,7 @@ class Swaps:
     async def begin(self, wish: Wish) -> Swap:
         """`LoadInProgress` while another is carried out; `NoWorkers` where nobody is there to do it."""
         assert self._tasks is not None, "swaps are carried out while `run` does"
-        wish = _named(wish)
+        wish = _named(wish, self._members.current)
         await self._turn.take()
         try:
             if wish.everywhere and not self._members.present:
@@ -130,9 +133,20 @@ def _candidate(member: Member, wish: Wish) -> Candidate:
     return Candidate(member.name, serving=member.ready, done=not wish.force and member.serves(wish.order))
 
 
-def _named(wish: Wish) -> Wish:
-    """Its order with an id, to know it again in a worker's words."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    name = f"{EVERYWHERE if wish.everywhere else 'some-'}{moment}-{secrets.token_hex(4)}"
-    order = msgspec.structs.replace(wish.order, id=name)
+def _named(wish: Wish, before: Order | None) -> Wish:
+    """Its order with an id, to know it again in a worker's words. It is later than the one before even if a clock was
+    set back.
+    """
+    kind = EVERYWHERE if wish.everywhere else "some-"
+    moment = max(datetime.now(UTC), _after(before)).strftime(MOMENT)
+    order = msgspec.structs.replace(wish.order, id=f"{kind}{moment}-{secrets.token_hex(4)}")
     return Wish(order, wish.workers, wish.count, wish.floor, wish.drain_s, wish.force)
+
+
+def _after(order: Order | None) -> datetime:
+    """One for all; an id that somebody else chose may hold no moment."""
+    try:
+        said = "" if order is None else order.id.removeprefix(EVERYWHERE).partition("-")[0]
+        return datetime.strptime(said, MOMENT).replace(tzinfo=UTC) + timedelta(microseconds=1)
+    except (ValueError, OverflowError):
+        return datetime.min.replace(tzinfo=UTC)

@@ -1,5 +1,6 @@
 """Every setting: its flat name, its default, its bounds and its sentence, in the branch of the object that gets it."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -184,9 +185,10 @@ class Engine:
 
     @property
     def served_name(self) -> str:
-        """The model's name for callers: a folder is known by its last part."""
+        """The model's name for callers: a folder is known by its last part, a link to one by its own. Gateways, which
+        cannot see where it leads, expect it so."""
         folder = Path(self.model).expanduser()
-        return folder.resolve().name if folder.is_dir() else self.model
+        return (Path(os.path.abspath(folder)).name if folder.is_dir() else "") or self.model
 
 
 @dataclass(frozen=True, kw_only=True, config=BY_EITHER_NAME)

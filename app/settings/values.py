@@ -52,6 +52,9 @@ def base_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
 def base_url(url: str) -> str:
     """Without a trailing slash or `/v1`, which people copy along."""
     wrong = ValueError("must be base URLs like http://127.0.0.1:8100 or https://models.example.com")
+    url = url.strip()
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        raise wrong
     try:
         parts = urlsplit(url)
         _ = parts.port

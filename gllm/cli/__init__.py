@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours, engines = _parted(sys.argv[1:] if argv is None else argv)
     parser = command_line()
     args = parser.parse_args(ours)
+    strange = [word for word in (*ours, *engines) if not _is_text(word)]
+    if strange and args.run is not keys.run:  # which says more of what a label may be
+        parser.error(f"{strange[0]!r} is not UTF-8 text")
     if engines:
         if not hasattr(args, "engine_args"):
             parser.error(f"nothing is expected after {APART}")
@@ -65,6 +68,15 @@ def _parted(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
         return list(words), ()
     at = list(words).index(APART)
     return list(words[:at]), tuple(words[at + 1 :])
+
+
+def _is_text(word: str) -> bool:
+    """Names and paths travel as JSON, which can carry nothing else."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gllm.cli.gateway import Gateway
 
-FAILED, MISUSED = 1, 2
+FAILED, MISUSED, UNHEARD = 1, 2, 141
 
 HERE = "http://127.0.0.1:8000"
 
@@ -29,6 +30,14 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--key", help="an admin's API key (better: GLLM_API_KEY or CLUSTER_SECRET in the environment)")
 
 
+def seconds(text: str) -> float:
+    """As argparse takes it: a time that the wire can carry."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 on, not {text!r}")
+    return value
+
+
 def ask(args: argparse.Namespace, question: Callable[[Gateway], Coroutine[Any, Any, int]]) -> int:
     """The exit code."""
     import asyncio
@@ -40,7 +49,12 @@ def ask(args: argparse.Namespace, question: Callable[[Gateway], Coroutine[Any, A
             return await question(gateway)
 
     try:
-        return asyncio.run(asked())
+        code = asyncio.run(asked())
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader has seen enough; and Python must not try once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNHEARD
     except Misused as error:
         print(f"gllm: {error}", file=sys.stderr)
         return MISUSED
@@ -52,9 +66,16 @@ def ask(args: argparse.Namespace, question: Callable[[Gateway], Coroutine[Any, A
 
 def key_of(given: str | None) -> str | None:
     """What of these there is; a file only where nothing is said, as in a container of docker-compose.yml."""
-    known = given or os.environ.get("GLLM_API_KEY") or os.environ.get("CLUSTER_SECRET")
-    if known or not (file := os.environ.get("CLUSTER_SECRET_FILE")):
-        return known or None
+    known = (given or os.environ.get("GLLM_API_KEY") or os.environ.get("CLUSTER_SECRET") or _key_in_file()).strip()
+    if not (known.isascii() and known.isprintable()):
+        raise Misused("The key (--key, GLLM_API_KEY, CLUSTER_SECRET) must be one line of ASCII characters.")
+    return known or None
+
+
+def _key_in_file() -> str:
+    file = os.environ.get("CLUSTER_SECRET_FILE")
+    if not file:
+        return ""
     from app.settings.reading import BadSetting, secret_in
 
     try:

@@ -12,6 +12,7 @@ import httpx
 
 from app.cluster.launchers.ray import words
 from app.cluster.launchers.ray.launcher import RayLacks, RayLauncher
+from gllm.cli import ending
 from gllm.cli.child import Child, Lost, Program
 from gllm.cli.panel import Panel
 from gllm.cli.plan import Plan
@@ -44,8 +45,8 @@ class Cluster:
         """Until it is stopped, or why it cannot be."""
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[Lost | None] = loop.create_future()
-        for number in (signal.SIGINT, signal.SIGTERM, *_unless_under_nohup(signal.SIGHUP)):
-            loop.add_signal_handler(number, self._stop)
+        for number in ending.signals():
+            loop.add_signal_handler(number, self._stop, number)
         for note in self._plan.notes:
             self._panel.say(note)
         gateway, *workers = (self._child(program) for program in (self._plan.gateway, *self._plan.workers))
@@ -70,9 +71,11 @@ class Cluster:
         if not (self._over.done() and program in self._plan.workers):
             self._panel.line(program.name, line)
 
-    def _stop(self) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         if self._over.done():  # asked twice
-            os._exit(KILLED)  # the keepers notice, and end everything
+            if ending.is_impatient(number):
+                os._exit(KILLED)  # the keepers notice, and end everything
+            return
         self._over.set_result(None)
         self._panel.hide()
         self._panel.say("\nStopping. Running answers may finish; once more stops at once.")
@@ -97,10 +100,6 @@ class Cluster:
         self._panel.step(seat.name, f"placed on {seat.node}" if seat.state is words.State.PLACED else seat.state.value)
         if seat.reason:
             self._panel.say(seat.reason)
-
-
-def _unless_under_nohup(number: signal.Signals) -> tuple[signal.Signals, ...]:
-    return () if signal.getsignal(number) is signal.SIG_IGN else (number,)
 
 
 def logs_in(state_dir: Path) -> Path:

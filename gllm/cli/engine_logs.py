@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +29,10 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     async def told(gateway: Gateway) -> int:
-        try:
-            async with gateway.logs(args.worker, args.lines, follow=args.follow) as pieces:
-                async for piece in pieces:
-                    sys.stdout.buffer.write(piece)
-                    sys.stdout.buffer.flush()
-        except BrokenPipeError:  # the reader has seen enough; and Python must not try once more when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        async with gateway.logs(args.worker, args.lines, follow=args.follow) as pieces:
+            async for piece in pieces:
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
         return TOLD
 
     try:

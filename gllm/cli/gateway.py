@@ -19,6 +19,8 @@ from app.telemetry.explanation import Explanation, Requests
 T = TypeVar("T")
 
 WITHIN_S = 15.0
+SILENCE_S = 60.0
+"""However long a model loads, its gateway says every quarter of this that it goes on."""
 UNTIL_RELEASED_S = 600.0
 """Running answers come to their end first."""
 
@@ -108,7 +110,8 @@ class Gateway:
     @asynccontextmanager
     async def logs(self, worker: str, lines: int, *, follow: bool) -> AsyncIterator[AsyncIterator[bytes]]:
         params = {"lines": lines, "follow": int(follow)}
-        async with self._stream("GET", f"{_path(worker)}/logs", params=params) as answer:
+        silent_s = None if follow else WITHIN_S
+        async with self._stream("GET", f"{_path(worker)}/logs", "text/plain", silent_s, params=params) as answer:
             yield answer.aiter_bytes()
 
     async def requests(self, limit: int, **filters: str) -> Requests:
@@ -121,8 +124,8 @@ class Gateway:
 
     async def load(self, wanted: Load) -> AsyncIterator[News]:
         """News until it is done or has failed. Whoever stops listening does not stop it."""
-        headers = {"accept": "text/event-stream"}
-        async with self._stream("POST", "/admin/models", json=msgspec.to_builtins(wanted), headers=headers) as answer:
+        order = msgspec.to_builtins(wanted)
+        async with self._stream("POST", "/admin/models", "text/event-stream", SILENCE_S, json=order) as answer:
             async for data in _events(answer.aiter_bytes()):
                 news = self._read(data, News)
                 if news.state == "failed":
@@ -157,26 +160,33 @@ class Gateway:
     async def _asked(self, method: str, path: str, kind: type[T] | Any, **more: Any) -> T:
         try:
             answer = await self._http.request(method, path, **more)
-        except httpx.TransportError as error:
-            raise _unreachable(self.url, error) from None
+        except httpx.RequestError as error:
+            raise self._lost(error) from None
         self._check(answer.status_code, answer.content)
         found: T = self._read(answer.content, kind)
         return found
 
     @asynccontextmanager
-    async def _stream(self, method: str, path: str, **more: Any) -> AsyncIterator[httpx.Response]:
-        """Silence is no failure: a model may take long to load."""
-        silent = httpx.Timeout(WITHIN_S, read=None)
+    async def _stream(
+        self, method: str, path: str, kind: str, silent_s: float | None, **more: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """`silent_s`: what may pass between two pieces."""
+        patience, headers = httpx.Timeout(WITHIN_S, read=silent_s), {"accept": kind}
         try:
-            async with self._http.stream(method, path, timeout=silent, **more) as answer:
-                if answer.status_code >= 400:
+            async with self._http.stream(method, path, timeout=patience, headers=headers, **more) as answer:
+                if not answer.is_success:
                     self._check(answer.status_code, await answer.aread())
+                if not answer.headers.get("content-type", "").startswith(kind):
+                    raise self._strange()
                 yield answer
-        except httpx.TransportError as error:
-            raise _unreachable(self.url, error) from None
+        except httpx.RequestError as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: httpx.RequestError) -> NoAnswer:
+        return _unreachable(self.url, error) if isinstance(error, httpx.TransportError) else self._strange()
 
     def _check(self, status: int, body: bytes) -> None:
-        if status < 400:
+        if httpx.codes.is_success(status):
             return
         try:
             error = msgspec.json.decode(body, type=_Error).error

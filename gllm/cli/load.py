@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from gllm.cli.asking import FAILED, Misused, add_place, ask
+from gllm.cli.asking import FAILED, Misused, add_place, ask, seconds
 
 if TYPE_CHECKING:
     from gllm.cli.gateway import Gateway
@@ -34,7 +34,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--force", action="store_true", help="also where it is served already")
     parser.add_argument(
         "--drain-seconds",
-        type=float,
+        type=seconds,
         metavar="S",
         help="how long running answers may go on (default: the gateway's SWAP_DRAIN_SECONDS)",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from gllm.cli.asking import FAILED, add_place, ask
+from gllm.cli.asking import FAILED, add_place, ask, seconds
 
 if TYPE_CHECKING:
     from gllm.cli.gateway import Gateway
@@ -22,7 +22,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("workers", nargs="*", metavar="WORKER", help="which ones (default: all)")
     parser.add_argument(
         "--drain-seconds",
-        type=float,
+        type=seconds,
         metavar="S",
         help="how long running answers may go on (default: the gateway's SWAP_DRAIN_SECONDS)",
     )

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from app.cluster.control import WorkerState
-from gllm.cli.asking import key_of
+from gllm.cli.asking import Misused, key_of
 from gllm.cli.child import Child, Lost
 from gllm.cli.gateway import Gateway, Load, Member, NoAnswer, Unreachable
 from gllm.cli.greeting import greeting, greeting_without_a_model
@@ -47,6 +47,8 @@ class Rising:
                         members = await self._loaded(gateway, Load(model=self._plan.model))
         except NoAnswer as error:
             return Lost(str(error), error.tail)
+        except Misused as error:
+            return Lost(str(error), ())
         except CannotStart as error:
             return error.lost
         self._greet(members)
@@ -90,7 +92,9 @@ class Rising:
             if not told and self._seconds > PATIENCE_S:
                 told = True
                 then = f", and then loads {self._plan.model}" if self._plan.model else ""
-                self._panel.say(f"Nothing answers at {', '.join(absent)} yet. The gateway goes on looking{then}.")
+                self._panel.say(
+                    f"No worker of this cluster answers at {', '.join(absent)} yet. The gateway goes on looking{then}."
+                )
                 if self._plan.model is None:
                     return members
             await asyncio.sleep(LOOK_S)

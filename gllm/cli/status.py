@@ -105,7 +105,7 @@ def _models(member: Member) -> tuple[str, ...]:
 
 def _state(member: Member) -> str:
     if not member.reachable:
-        return "unreachable"
+        return member.state.value if member.state == "stopped" else "unreachable"
     if member.progress is None:
         return member.state.value
     part = "" if member.progress.part is None else f" {member.progress.part * 100:.0f} %"

@@ -26,6 +26,7 @@ from app.cluster.worker.worker import LocalWorker
 from app.errors import LoadFailed
 from app.gateway.listener import Address, CannotListen, PortTaken, listener
 from app.settings import Settings
+from gllm.cli import ending
 from gllm.cli.logs import configure
 from gllm.cli.screen import Progress, Screen, say
 from gllm.cli.worker import own_name
@@ -91,8 +92,8 @@ class Working:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
+        for number in ending.signals():
+            loop.add_signal_handler(number, self._stop, number)
         secret = self._settings.cluster.secret
         app = create_app(
             self._worker,
@@ -178,10 +179,12 @@ class Working:
             self._progress.done()
         say(sentence)
 
-    def _stop(self) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         if self._stopping.is_set():  # asked twice
-            self._progress.done()
-            os._exit(KILLED)  # the keeper notices, and ends the engine
+            if ending.is_impatient(number):
+                self._progress.done()
+                os._exit(KILLED)  # the keeper notices, and ends the engine
+            return
         self._stopping.set()
         self._progress.done()
         say("\nStopping. Once more stops at once.")

@@ -48,7 +48,9 @@ class AsyncGLLM:
         self._retries = retries or Retries()
         self._budget = RetryBudget(self._retries)
         self._owns_http = http_client is None
-        self._http = http_client or httpx.AsyncClient(limits=http.LIMITS)
+        self._http = http_client or httpx.AsyncClient(
+            limits=http.LIMITS, trust_env=http.may_be_proxied(self.server_address)
+        )
         self._sleep = sleep
 
     # --- completions ----------------------------------------------------------------------------------------------
@@ -333,9 +335,10 @@ class AsyncGLLM:
         self, path: str, order: Mapping[str, Any], timeout: float, kind: type[RemoteError] | None = None
     ) -> str:
         """Sent once: what it begins may go on when its answer is lost."""
+        limit_s = http.command_limit(timeout)
         with translated():
             url = self.server_address + path
-            answer = await self._http.post(url, json=order, headers=self._headers, timeout=timeout)
+            answer = await self._http.post(url, json=order, headers=self._headers, timeout=limit_s)
         if answer.status_code not in (200, 202):
             raise of_answer(answer.status_code, answer.headers, answer.content, kind)
         return answer.text

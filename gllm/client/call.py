@@ -21,8 +21,8 @@ PATIENCE_S = 1_000.0
 CONNECT_S = 5.0
 SLACK_S = 0.25
 """An answer about a deadline may come this much after it: it knows more than our own verdict."""
-LONGEST_MS = 999_999_999
-"""What the header can say."""
+LONGEST_S = 999_999.0
+"""What the header can say, and a socket can wait."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -63,7 +63,7 @@ class Call:
         self._retries = retries
         self._budget = budget
         self._own_deadline = timeout_s is not None
-        self._expires_at = retries.clock() + (PATIENCE_S if timeout_s is None else timeout_s)
+        self._expires_at = retries.clock() + (PATIENCE_S if timeout_s is None else min(timeout_s, LONGEST_S))
         self._headers = {"Content-Type": "application/json", "Idempotency-Key": self.key}
         if priority is not None:
             self._headers["X-Priority"] = priority
@@ -78,7 +78,7 @@ class Call:
             raise _time_is_over()
         headers = dict(self._headers)
         if self._own_deadline:
-            headers["X-Request-Timeout-Ms"] = str(min(LONGEST_MS, max(1, round(left_s * 1e3))))
+            headers["X-Request-Timeout-Ms"] = str(max(1, round(left_s * 1e3)))
         if seen:
             headers["Last-Event-ID"] = str(seen)
         limit_s = left_s + SLACK_S

@@ -1,11 +1,13 @@
 """What both clients say and allow on every connection, and how they take an answer."""
 
+from ipaddress import ip_address
 from typing import TypeVar
 
 import httpx
 
 import gllm
 from gllm.client.answers import Read
+from gllm.client.call import LONGEST_S
 from gllm.client.errors import BrokenAnswer, of_answer
 
 T = TypeVar("T")
@@ -25,7 +27,27 @@ LONGEST_CHECK_S = 5.0
 
 def headers(api_key: str | None) -> dict[str, str]:
     said = {"User-Agent": f"gllm-python/{gllm.__version__}", "Accept": "application/json, text/event-stream"}
-    return {**said, "Authorization": f"Bearer {api_key}"} if api_key else said
+    key = (api_key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("api_key must be one line of ASCII characters.")
+    return {**said, "Authorization": f"Bearer {key}"} if key else said
+
+
+def may_be_proxied(url: str) -> bool:
+    """Whether the environment's proxies are meant: none stands before this machine itself."""
+    host = httpx.URL(url).host
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
+def command_limit(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if not timeout > 0:
+        raise ValueError(f"timeout must be more than 0, not {timeout}")
+    return min(timeout, LONGEST_S)
 
 
 def check_limit(left_s: float, interval_s: float) -> float:

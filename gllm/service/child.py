@@ -39,6 +39,11 @@ class Child:
             raise
 
     @property
+    def is_ours(self) -> bool:
+        """Not in a fork of the process that started it."""
+        return os.getpid() == self._owner
+
+    @property
     def ended(self) -> bool:
         return self._gone.is_set()
 
@@ -59,14 +64,14 @@ class Child:
         return self._output.buried_error
 
     def begin_to_stop(self) -> None:
-        """It is told to end; nobody waits for it yet."""
-        if self._keeper.stdin:
-            self._keeper.stdin.close()
+        """It is told to end; nobody waits for it yet. In a word: forks of ours keep the pipe open."""
+        if (held := self._keeper.stdin) and not held.closed:
+            with suppress(OSError):  # it has ended by itself
+                held.write(b"\n")
+            held.close()
 
     def stop(self) -> None:
         """End it and wait until all of it is gone. Whoever interrupts this has no time: then there is no grace."""
-        if os.getpid() != self._owner:  # a fork of the process that started it; it is not ours to end
-            return
         self.begin_to_stop()
         try:
             if not self.ends_within(self._grace_s + SLACK_S):

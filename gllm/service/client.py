@@ -11,7 +11,7 @@ import msgspec
 from gllm.service.address import url_of
 from gllm.service.batched import Batched, Outputs, Question
 from gllm.service.command import LORA_NAME
-from gllm.service.config import CLIENT_TIMEOUT_S, MAX_IN_FLIGHT
+from gllm.service.config import CLIENT_TIMEOUT_S, MAX_IN_FLIGHT, check_timeout
 from gllm.service.errors import RequestFailed, Unreachable
 from gllm.service.loop import run
 from gllm.service.output import ResponseOutput, refusal
@@ -42,6 +42,7 @@ class VLLMClient(Batched):
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
         """`timeout`: seconds for each request, from when it is sent; None waits as long as it takes."""
+        check_timeout("timeout", timeout)
         self.base_url = url_of(host, port)
         self.timeout = timeout
         self._max_in_flight = max_in_flight

@@ -1,5 +1,6 @@
 """Which model is loaded, and how its servers run. Field for field what gserve had, in its order; `engine` is new."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,3 +53,9 @@ class ServeConfig:
     engine: EngineType = "vllm"
     max_in_flight: int = MAX_IN_FLIGHT
     """Sequences that one server is given to work on at once."""
+
+
+def check_timeout(name: str, seconds: float | None) -> None:
+    """Before anything is started; a socket would blame the server for it."""
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"{name}={seconds}: it is seconds, more than 0; None waits as long as it takes.")

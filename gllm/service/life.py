@@ -81,15 +81,16 @@ class Life:
 
     def begin_to_close(self) -> None:
         """The log of one that ended by itself is kept, for whoever wants to know why."""
-        if not self._closing:
+        if self._child.is_ours and not self._closing:
             self._closing = True
             self._failed = self._failed or self._child.ended
             self._child.begin_to_stop()
 
     def close(self) -> None:
-        """Returns when nothing of it is left, but the log of a failure."""
-        self.begin_to_close()
-        self._end.close()
+        """Returns when nothing of it is left, but the log of a failure. A fork ends nothing of its parent's."""
+        if self._child.is_ours:
+            self.begin_to_close()
+            self._end.close()
 
     def _started(self, command: Command, told: Callable[[str], None]) -> Child:
         try:

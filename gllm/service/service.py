@@ -10,7 +10,7 @@ from typing import Self
 from app.cluster.launchers.plan import Machine
 from gllm.service.batched import Batched, Outputs, Question
 from gllm.service.client import VLLMClient
-from gllm.service.config import LLMConfig, ServeConfig
+from gllm.service.config import LLMConfig, ServeConfig, check_timeout
 from gllm.service.errors import RequestFailed, ServerDied, Unreachable
 from gllm.service.loop import run
 from gllm.service.server import VLLMServer, start_all, stop_all
@@ -30,6 +30,7 @@ class VLLMService(Batched):
     def __init__(self, llm_config: LLMConfig, serve_config: ServeConfig) -> None:
         if not serve_config.gpu_ids or len(set(serve_config.gpu_ids)) != len(serve_config.gpu_ids):
             raise ValueError(f"gpu_ids={serve_config.gpu_ids}: name at least one, and none twice.")
+        check_timeout("client_timeout", serve_config.client_timeout)
         self._serving = serve_config
         self._prepared = list(_servers(llm_config, serve_config))
         self.servers: list[VLLMServer] = []

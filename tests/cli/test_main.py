@@ -34,6 +34,14 @@ def test_what_is_not_understood_is_told_in_two_lines(argv: list[str], capsys: py
     assert "--help'.\n" in err
 
 
+@pytest.mark.parametrize("argv", [["load", "/models/\udcff"], ["load", "m", "--", "--template=\udcff"]])
+def test_what_is_no_text_is_told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert "\\udcff' is not UTF-8 text. Try" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv", [["--version"], ["--help"], ["serve", "--help"], ["keys", "new", "--help"]])
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     """That is what makes it quick."""

@@ -1,9 +1,13 @@
 """The commands that ask a running gateway, over real HTTP: what they send, what they show, and how they fail."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,6 +74,10 @@ class Gateway:
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of each answer, where they are not as wished."""
+    stalls_s: float = 0.0
+    """Behind what it has to say."""
     url: str = ""
 
     def will(self, what: str, answer: Any, status: int = 200) -> None:
@@ -94,8 +102,12 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
             state.keys.add(self.headers["authorization"])
             status, answer = state.answers[what]
             self.send_response(status)
+            for name, value in (state.headers or {"content-type": self.headers["accept"]}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(answer)
+            self.wfile.flush()
+            time.sleep(state.stalls_s)
 
         do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that it looks for
 
@@ -139,6 +151,13 @@ def test_status_is_a_table(gateway: Gateway, told: Told) -> None:
         "worker-1  loading 43 %  qwen            2,3         -       2       12 s",
         "worker-2  unreachable   qwen            -           -       0          -  It has not answered for 10 s.",
     ]
+
+
+def test_one_that_was_stopped_is_not_told_of_as_if_it_were_lost(gateway: Gateway, told: Told) -> None:
+    stopped = {**LOST, "state": "stopped", "names": [], "reason": "It has stopped."}
+    gateway.will("GET /admin/workers", {"workers": [stopped]})
+    assert main(["status"]) == 0
+    assert re.split(r" {2,}", told()[0].splitlines()[1])[1] == "stopped"
 
 
 def test_status_without_workers(gateway: Gateway, told: Told) -> None:
@@ -244,6 +263,16 @@ def test_a_load_whose_gateway_dies_did_not_succeed(gateway: Gateway, told: Told)
     gateway.stream("POST /admin/models", {"state": "running", "worker": "worker-0", "step": "loading"})
     assert main(["load", "m"]) == 1
     assert told()[1] == f"gllm: The gateway at {gateway.url} broke off in the middle of its answer.\n"
+
+
+def test_a_load_whose_gateway_falls_silent_is_not_waited_for(
+    gateway: Gateway, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gllm.cli.gateway.SILENCE_S", 0.2)
+    gateway.stalls_s = 1.0
+    gateway.stream("POST /admin/models", {"state": "running", "worker": "w", "step": "loading"})
+    assert main(["load", "m"]) == 1
+    assert told() == ("w: loading\n", f"gllm: The gateway at {gateway.url} did not answer in time.\n")
 
 
 def test_a_load_while_another_one_runs(gateway: Gateway, told: Told) -> None:
@@ -387,6 +416,61 @@ def test_an_answer_of_something_else_is_told(gateway: Gateway, told: Told) -> No
         gateway.will("GET /admin/workers", answer, status)
         assert main(["status"]) == 1
         assert told() == ("", f"gllm: What answers at {gateway.url} is not this version of gllm.\n")
+
+
+@pytest.mark.parametrize("command", EACH, ids=" ".join)
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (200, {"content-type": "text/html"}),
+        (302, {"location": "http://127.0.0.1:9/login"}),
+        (200, {"content-encoding": "gzip"}),
+    ],
+    ids=["a page", "a way elsewhere", "not what it is said to be"],
+)
+def test_a_proxys_own_page_is_no_gateways_answer(
+    gateway: Gateway, told: Told, command: list[str], status: int, headers: dict[str, str]
+) -> None:
+    gateway.headers = headers
+    gateway.answers = defaultdict(lambda: (status, b"<html>Who are you?</html>"))
+    assert main(command) == 1
+    out, err = told()
+    assert out == ""
+    assert err.endswith(f"What answers at {gateway.url} is not this version of gllm.\n")
+
+
+def test_a_key_that_is_none_is_told_and_not_shown(gateway: Gateway, told: Told) -> None:
+    for key in ("gllm-sk-ключ", "gllm-sk\nX-Evil: 1"):
+        assert main(["status", "--key", key]) == 2
+        sentence = "The key (--key, GLLM_API_KEY, CLUSTER_SECRET) must be one line of ASCII characters."
+        assert told() == ("", f"gllm: {sentence}\n")
+    assert gateway.asked == []
+
+
+def test_the_end_of_a_line_is_no_part_of_a_key_or_a_url(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway.will("GET /admin/workers", {"workers": []})
+    monkeypatch.setenv("GLLM_API_KEY", "k-1\r\n")
+    assert main(["status", "--url", f" {gateway.url}\n"]) == 0
+    assert gateway.keys == {"Bearer k-1"}
+
+
+@pytest.mark.parametrize("command", ["load m", "release"])
+@pytest.mark.parametrize("given", ["nan", "inf", "-1", "soon"])
+def test_seconds_that_are_none_are_told(command: str, given: str, told: Told) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), f"--drain-seconds={given}"])
+    assert ended.value.code == 2
+    assert "--drain-seconds: " in told()[1]
+
+
+def test_a_reader_who_has_seen_enough_is_no_failure_of_ours(gateway: Gateway) -> None:
+    gateway.will("GET /admin/workers", {"workers": [READY]})
+    command = [sys.executable, "-m", "gllm.cli", "status", "--url", gateway.url]
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as nobody:
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_the_key_comes_from_a_flag_or_from_the_environment(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

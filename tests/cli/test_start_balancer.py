@@ -50,7 +50,9 @@ def test_workers_that_are_not_there_yet_are_told_and_waited_for(gllm_of_stand_in
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     running = gllm_of_stand_ins("start-balancer", "-p", "0", "-ew", url, "--load-model", "org/tiny", **SECRET)
-    running.until(f"Nothing answers at {url} yet. The gateway goes on looking, and then loads org/tiny.\n")
+    running.until(
+        f"No worker of this cluster answers at {url} yet. The gateway goes on looking, and then loads org/tiny.\n"
+    )
     assert "serves" not in running.text
     worker(port)
     running.until("serves tiny at ")
@@ -59,7 +61,7 @@ def test_workers_that_are_not_there_yet_are_told_and_waited_for(gllm_of_stand_in
 def test_without_a_model_nobody_is_waited_for(gllm_of_stand_ins: Run) -> None:
     running = gllm_of_stand_ins("start-balancer", "-p", "0", "-ew", "http://127.0.0.1:9", **SECRET)
     running.until("Ctrl+C stops it.")
-    assert "Nothing answers at http://127.0.0.1:9 yet. The gateway goes on looking.\n" in running.text
+    assert "No worker of this cluster answers at http://127.0.0.1:9 yet. The gateway goes on looking.\n" in running.text
 
 
 def test_it_says_how_workers_find_it(gllm_of_stand_ins: Run, mark: Mark) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,6 +195,16 @@ def test_a_signal_ends_all_of_it(start: Callable[..., Gllm], mark: Mark, number:
     assert mark.processes() == []
     assert "Stopping." in running.text
     assert "Traceback" not in running.text
+
+
+def test_a_closed_terminal_of_which_the_shell_tells_too_is_no_haste(start: Callable[..., Gllm], mark: Mark) -> None:
+    running = start("-w", "0")
+    running.until(READY)
+    for _ in range(3):
+        running.process.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
+    assert running.wait(within_s=10) == 0
+    assert mark.processes() == []
 
 
 def test_under_nohup_it_outlives_its_terminal(start: Callable[..., Gllm]) -> None:

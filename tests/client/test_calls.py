@@ -13,6 +13,7 @@ import pytest
 
 from gllm.client import (
     GLLM,
+    AsyncGLLM,
     AuthenticationFailed,
     BrokenAnswer,
     Conflict,
@@ -25,6 +26,7 @@ from gllm.client import (
     Retries,
     ServerFailed,
     TimedOut,
+    http,
 )
 from gllm.client.errors import seconds_of
 from tests.client.conftest import HELLO, Either, Make
@@ -123,6 +125,31 @@ async def test_what_the_engine_adds_is_kept(client: Either, server: Scripted) ->
     assert (answer.extra, answer.choices[0].stop_reason, answer.choices[0].message.reasoning) == (1, 7, "so")
 
 
+async def test_this_machine_is_behind_no_proxy(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with GLLM(server.url) as client:
+        assert client.is_healthy()
+    async with AsyncGLLM(server.url) as aclient:
+        assert await aclient.is_healthy()
+
+
+@pytest.mark.parametrize(
+    ("url", "proxied"),
+    [
+        ("http://localhost:8000", False),
+        ("http://127.0.0.2", False),
+        ("http://[::1]:8000", False),
+        ("https://gateway.example", True),
+        ("http://10.0.0.7:8000", True),
+    ],
+)
+def test_any_other_machine_may_be(url: str, proxied: bool) -> None:
+    assert http.may_be_proxied(url) is proxied
+
+
 # --- mistakes are said at once ------------------------------------------------------------------------------------
 
 MISTAKES: list[tuple[dict[str, Any], type[Exception]]] = [
@@ -143,6 +170,26 @@ async def test_a_mistake_of_the_caller_is_never_sent(
     with pytest.raises(expected):
         await getattr(client, how)(**options)
     assert (server.asked, client.pauses) == ([], [])
+
+
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e15])
+async def test_a_time_without_an_end_is_as_long_as_can_be_said(
+    client: Either, server: Scripted, timeout_s: float
+) -> None:
+    await client.chat(timeout_s=timeout_s)
+    assert 999_900_000 < int(server.posts[0].headers["x-request-timeout-ms"]) <= 999_999_000
+
+
+@pytest.mark.parametrize("key", ["gllm-sk\nX-Evil: 1", "gllm-sk-ключ"])
+def test_a_key_that_is_none_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ValueError, match="api_key must be") as refused:
+        GLLM("http://127.0.0.1:9", key)
+    assert "gllm-sk" not in str(refused.value)
+
+
+async def test_the_end_of_a_line_is_no_part_of_a_key(make: Make, server: Scripted) -> None:
+    await make(api_key="gllm-sk\r\n").chat()
+    assert server.posts[0].headers["authorization"] == "Bearer gllm-sk"
 
 
 async def test_pieces_of_several_choices_are_refused(client: Either, server: Scripted) -> None:

@@ -67,6 +67,19 @@ async def test_a_command_is_sent_once_and_its_failure_is_raised(
     assert (len(server.asked), client.pauses) == (2, [])
 
 
+@pytest.mark.parametrize("limit_s", [0, -1, float("nan")])
+async def test_no_time_for_a_command_is_the_callers_mistake(client: Either, server: Scripted, limit_s: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be more than 0"):
+        await client.do("release_gpus", timeout=limit_s)
+    assert server.asked == []
+
+
+async def test_a_command_may_take_as_long_as_it_likes(client: Either, server: Scripted) -> None:
+    server.says[:] = [Whole(200, b"Gpus released")]
+    await client.do("release_gpus", timeout=float("inf"))
+    assert len(server.asked) == 1
+
+
 async def test_a_command_to_nobody_is_a_remote_error(nowhere: Either) -> None:
     with pytest.raises(ConnectionFailed):
         await nowhere.do("release_gpus")

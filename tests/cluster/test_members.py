@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from app.cluster.control import Adapter, Order, Progress, WorkerState
+from app.cluster.member import names_of
 from app.cluster.members import KEPT_S, LONGEST_PAUSE_S, MISSES
+from app.cluster.worker.terms import Terms
 from app.errors import (
     ClusterError,
     NameTaken,
@@ -18,6 +21,7 @@ from app.errors import (
     WorkerRefused,
     WorkerUnreachable,
 )
+from app.settings import Engine
 from tests.cluster.gathering import BRIEFLY_S, HEARTBEAT_S, LEASE_S, SLOTS, Board, Gathering, at, call
 from tests.support.until import until
 from tests.support.workers import ScriptedWorker
@@ -60,6 +64,23 @@ async def test_something_else_that_answers_there_is_refused_and_closed(w1: Scrip
         await here.announce("w1")
     assert (caught.value.code, caught.value.message) == ("not_our_worker", error.message)
     assert w1.told == ["closed"]
+
+
+async def test_why_one_that_is_looked_for_is_not_taken_is_said_once(
+    w1: ScriptedWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = Gathering(w1)
+    here.members.know(at("w1"))
+    (member,) = here.members._by_address.values()
+    w1.away = GONE
+    await here.members.look(member)
+    assert caplog.messages == [], "it may be about to come"
+    w1.away = WorkerRefused("w1 wants another CLUSTER_SECRET.")
+    await here.members.look_first()
+    for _ in range(3):
+        await here.members.look(member)
+    why = "w1 wants another CLUSTER_SECRET."
+    assert caplog.messages == [f"what answers at {at('w1')} is not taken for a worker: {why}"]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65, "-x", "a\nb", "ü"])
@@ -204,6 +225,9 @@ async def test_a_worker_that_says_goodbye_is_gone_at_once(w1: ScriptedWorker) ->
     await here.members.look(member)
     assert (member.state, member.present) == ("stopped", False)
     assert here.fleet.models == {}, "nobody waits for its model"
+    w1.dies(GONE)
+    await here.members.look(member)
+    assert (member.state, member.reason) == ("stopped", "It has stopped.")
 
 
 async def test_the_loop_follows_every_change_and_a_word_wakes_it(w1: ScriptedWorker) -> None:
@@ -500,3 +524,11 @@ async def test_progress_alone_changes_nothing_in_the_fleet(w1: ScriptedWorker) -
         w1.becomes(progress=Progress(step="loading", part=part / 10))
         await here.members.look(member)
     assert changes == []
+
+
+@pytest.mark.parametrize("written", ["{}/current", "{}/current/", "{}/v1/../current", "{}/v1/sub/../../current"])
+def test_a_link_to_a_folder_is_called_alike_by_its_worker_and_by_gateways(tmp_path: Path, written: str) -> None:
+    (tmp_path / "v1" / "sub").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("v1")
+    order = Order(model=written.format(tmp_path))
+    assert Terms(Engine(), None).names(order) == names_of(order) == ("current",)

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime, tzinfo
+from typing import Self
 
 import pytest
 
@@ -25,6 +27,14 @@ from tests.cluster.gathering import BRIEFLY_S, Board, Gathering, call
 from tests.support.workers import TAIL, ScriptedWorker
 
 NEXT = Wish(Order(model="next"))
+
+
+class ANewYear(datetime):
+    """As a machine has it whose clock has no battery."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(1970, 1, 1, tzinfo=tz)
 
 
 @asynccontextmanager
@@ -206,6 +216,18 @@ async def test_one_that_fails_late_takes_back_all_before_it() -> None:
         assert here.members.current is None
 
 
+async def test_a_clock_that_is_set_back_makes_no_later_order_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = serving("w1", "w2")
+    async with cluster(*workers) as here:
+        first = await carried_out(here)
+        monkeypatch.setattr("app.cluster.swaps.datetime", ANewYear)
+        second = await carried_out(here, Wish(Order(model="last")))
+        assert second.id > first.id
+        workers[0].returns("life-2")
+        await eventually(lambda: models(workers) == ["last", "last"])
+        assert here.members.current == second.wish.order
+
+
 async def test_adapters_come_back_with_the_model() -> None:
     workers = serving("w1", "w2")
     workers[1].broken.add("next")
@@ -215,6 +237,46 @@ async def test_adapters_come_back_with_the_model() -> None:
         await carried_out(here)
         await eventually(lambda: here.fleet.standing("tuned") == "ready")
         assert workers[0].now.adapters == (adapter,)
+
+
+async def test_whom_an_operator_keeps_out_is_kept_out_again() -> None:
+    workers = serving("w1", "w2")
+    workers[1].broken.add("next")
+    async with cluster(*workers) as here:
+        await workers[0].drain()
+        await eventually(lambda: here.serving() == {"w2"})
+        swap = await carried_out(here)
+        assert [each.step for each in swap.account().workers] == ["returned", "returned"]
+        assert models(workers) == ["demo", "demo"]
+        await eventually(lambda: here.serving() == {"w2"})
+        assert workers[0].now.state is WorkerState.DRAINING
+
+
+async def test_one_that_is_drained_as_soon_as_it_is_ready_holds_nobody_up() -> None:
+    workers = serving("w1", "w2")
+    serves = workers[0].serves
+
+    def and_is_drained(order: Order) -> None:
+        serves(order)
+        workers[0].becomes(WorkerState.DRAINING)
+
+    workers[0].serves = and_is_drained  # type: ignore[method-assign]
+    async with cluster(*workers) as here:
+        swap = await carried_out(here)
+        assert (swap.outcome, models(workers)) == (Outcome.DONE, ["next", "next"])
+        assert here.serving("next") == {"w2"}
+
+
+async def test_one_that_is_kept_out_and_returned_by_itself_is_left_so() -> None:
+    workers = serving("w1", "w2")
+    async with cluster(*workers) as here:
+        await workers[0].drain()
+        await eventually(lambda: here.serving() == {"w2"})
+        workers[0].broken.add("next")
+        swap = await carried_out(here)
+        assert [each.step for each in swap.account().workers] == ["returned", "waiting"]
+        assert [each.model for each in workers[0].loads] == ["next"]
+        assert workers[0].now.state is WorkerState.DRAINING
 
 
 async def test_a_worker_that_is_lost_or_started_anew_or_emptied_meanwhile_ends_it() -> None:

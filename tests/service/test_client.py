@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gllm import VLLMClient
+from gllm import LLMConfig, ServeConfig, VLLMClient, VLLMService
 from gllm.service.errors import RequestFailed, Unreachable
 from tests.service.conftest import environment
 
@@ -192,6 +192,14 @@ def test_one_failure_ends_the_batch_and_hangs_up_on_the_rest(told: Told, client:
 def test_a_server_that_is_not_there_is_told_at_once() -> None:
     with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:1 cannot be reached"):
         VLLMClient("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_a_time_limit_that_is_none_is_the_callers_mistake(told: Told, seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"^timeout=.*: it is seconds, more than 0"):
+        VLLMClient("127.0.0.1", told.server_port, seconds)
+    with pytest.raises(ValueError, match=r"^client_timeout="):
+        VLLMService(LLMConfig("m"), ServeConfig([0], client_timeout=seconds))
 
 
 def test_a_server_that_goes_away_is_told(told: Told, client: VLLMClient) -> None:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from gllm import LLMConfig, ServeConfig, VLLMServer, VLLMService
+from gllm.service.child import GRACE_S
 from gllm.service.errors import StartFailed
 from tests.cluster.launchers import scripts
 from tests.service.conftest import StandIn, environment, family, keepers, logs, program
@@ -224,6 +225,31 @@ def test_a_program_that_forgets_to_shut_down_leaves_nothing(tmp_path: Path, endi
         assert process.wait(20) == code
     assert all_gone(started)
     assert logs(tmp_path) == []
+
+
+def test_a_fork_that_ends_leaves_its_parent_all_it_has(tmp_path: Path) -> None:
+    forks = "import os\nif os.fork() == 0: raise SystemExit\nos.wait()\n"
+    process, started = begun(HOLDS + forks + "print(server.is_running(), server.life.log.exists())", tmp_path)
+    with process:
+        assert process.communicate(timeout=20)[0] == "True True\n"
+    assert all_gone(started)
+
+
+def test_a_fork_that_lives_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    forks = (
+        "import os, time\n"
+        "fork = os.fork()\n"
+        "if fork == 0: time.sleep(60)\n"
+        "began = time.monotonic()\n"
+        "server.shutdown()\n"
+        "print(time.monotonic() - began)\n"
+        "os.kill(fork, 9)\n"
+    )
+    process, started = begun(HOLDS + forks, tmp_path)
+    with process:
+        took_s = float(process.communicate(timeout=30)[0])
+    assert took_s < GRACE_S
+    assert all_gone(started)
 
 
 def test_ctrl_c_ends_the_engine_too(tmp_path: Path) -> None:

@@ -33,6 +33,14 @@ def test_a_hub_name_is_served_under_itself() -> None:
     assert load({"MODEL_NAME": "Qwen/Qwen3-0.6B"}).engine.served_name == "Qwen/Qwen3-0.6B"
 
 
+def test_a_folder_is_known_by_its_name_however_its_path_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "qwen" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "qwen")
+    for model in (".", "./sub/..", f"{tmp_path}/qwen/sub/..", f"{tmp_path}/qwen/."):
+        assert load({"MODEL_NAME": model}).engine.served_name == "qwen"
+    assert load({"MODEL_NAME": "/"}).engine.served_name == "/"
+
+
 def test_flags_win_over_the_environment_and_the_environment_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("PORT=1\nCONNECT_TIMEOUT=1\nIDLE_TIMEOUT=1  # a comment\n")

@@ -115,13 +115,14 @@ class ScriptedWorker:
         served = self.now.order
         if self.now.state is WorkerState.READY and served and served.model == order.model and not force:
             return self.now
-        former = served if self.now.state is WorkerState.READY else None
+        former = served if self.now.state in (WorkerState.READY, WorkerState.DRAINING) else None
+        kept_out = self.now.state is WorkerState.DRAINING
         if former is not None:
             coming = order.names or (order.model.rpartition("/")[2],)
             self.becomes(WorkerState.DRAINING, progress=Progress(step="draining"), coming=coming)
         else:
             self._loads(order, "starting")
-        self._work = asyncio.create_task(self._carry_out(order, former))
+        self._work = asyncio.create_task(self._carry_out(order, former, kept_out))
         return self.now
 
     async def release(self, *, drain_s: float) -> Released:
@@ -147,7 +148,8 @@ class ScriptedWorker:
         if self.refuses_adapters is not None:
             raise self.refuses_adapters
         self.engine.serves = {**self.engine.serves, adapter.name: 2_048}
-        self.becomes(adapters=(*self.now.adapters, adapter))
+        others = tuple(each for each in self.now.adapters if each.name != adapter.name)
+        self.becomes(adapters=(*others, adapter))
         return self.now
 
     async def drop_adapter(self, name: str) -> Status:
@@ -190,7 +192,7 @@ class ScriptedWorker:
             coming=(),
         )
 
-    async def _carry_out(self, order: Order, former: Order | None) -> None:
+    async def _carry_out(self, order: Order, former: Order | None, kept_out: bool) -> None:
         while self.engine.running:
             await asyncio.sleep(0)
         if former is not None:
@@ -209,6 +211,8 @@ class ScriptedWorker:
         self._loads(former, "returning")
         await asyncio.sleep(0)
         self.serves(former)
+        if kept_out:
+            await self.drain()
 
 
 Connected = Callable[[str], ScriptedWorker]

@@ -2,11 +2,11 @@
 
     python keeper.py GRACE_S COMMAND...
 
-Its standard input is a pipe that the gateway holds and never writes to. When that pipe ends, because the gateway
-closed it or because the gateway is dead, however it died, the engine's group gets SIGTERM, GRACE_S to obey (less if
-the gateway is dead), and SIGKILL. Processes that the engine started and left behind are adopted here (Linux: child
-subreaper) and killed too. Only then does the keeper end, with the engine's exit code. SIGTERM to the keeper means no
-grace at all.
+Its standard input is a pipe that the gateway holds. When that pipe ends, because the gateway closed it or because the
+gateway is dead, however it died, or when anything is written to it, the engine's group gets SIGTERM, GRACE_S to obey
+(less if the gateway is dead), and SIGKILL. Processes that the engine started and left behind are adopted here (Linux:
+child subreaper) and killed too. Only then does the keeper end, with the engine's exit code. SIGTERM to the keeper means
+no grace at all.
 
 Descriptors that it is started with are a lease (of GPUs): it holds them as long as it lives, the engine never does.
 
@@ -44,7 +44,8 @@ def main(grace_s: float, command: list[str]) -> int:
             kill_at = min(kill_at, time.monotonic() + ORPHAN_GRACE_S)
         if signal.SIGTERM in arrived:
             kill_at = 0.0
-        if 0 in readable and not os.read(0, 512):
+        if 0 in readable:
+            os.read(0, 512)
             held = False
             kill_at = min(kill_at, time.monotonic() + grace_s)
             _signal_group(engine, signal.SIGTERM)

@@ -13,6 +13,8 @@ from app.cluster.launchers.logfile import LogFile
 from app.cluster.launchers.output import Output, Told
 
 KEEPER = Path(__file__).with_name("keeper.py")
+LAST_WORDS_S = 1.0
+"""From a keeper's end to that of its pipes. Whoever of an engine outlives a killed keeper may hold them for long."""
 SLACK_S = 5.0
 """What a kill may take on top of the grace, before the keeper itself is killed."""
 
@@ -118,12 +120,21 @@ class _Reader(asyncio.SubprocessProtocol):
     def __init__(self, said: Output) -> None:
         self.said = said
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closing: asyncio.TimerHandle | None = None
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self.said.take(data)
 
+    def process_exited(self) -> None:
+        self._closing = asyncio.get_running_loop().call_later(LAST_WORDS_S, self._over)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The process has ended, and nobody holds its pipes any more."""
+        if self._closing is not None:
+            self._closing.cancel()
+        self._over()
+
+    def _over(self) -> None:
         self.said.end()
         if not self.gone.done():
             self.gone.set_result(None)

@@ -37,6 +37,12 @@ class Grip:
         """For its keeper."""
         return self._lease.descriptors
 
+    async def clear(self, told: Callable[[str], None]) -> None:
+        """Of whatever a killed predecessor, or a killed keeper, has left: nothing of ours runs now."""
+        with _in_sentences():
+            for orphan in await end_orphans(self._lease):
+                told(f"Ended process {orphan.pid} ({orphan.command}), which an earlier engine had left.")
+
     def proof(self) -> Proof:
         return Proof(self._inventory, self._inventory.gpus if self._gpus is None else self._gpus, self._lease)
 
@@ -51,10 +57,9 @@ async def gripped(
         gpus = None if names is None else inventory.find_all(names)
         lease = await taken((*also, *map(Hold.on_gpu, gpus or ())))
     with lease:
-        with _in_sentences():
-            for orphan in await end_orphans(lease):
-                told(f"Ended process {orphan.pid} ({orphan.command}), which an earlier worker had left.")
-        yield Grip(inventory, gpus, lease)
+        grip = Grip(inventory, gpus, lease)
+        await grip.clear(told)
+        yield grip
 
 
 def name_of(worker: str, state_dir: Path) -> Hold:

@@ -38,6 +38,8 @@ LONGEST_WAIT_S = 60.0
 MOST_LINES = 10_000
 MAX_BODY_BYTES = 2**20
 BODY_S = 30.0
+HANG_UP_S = 0.02
+"""In which a hang-up is heard that lay in the socket behind the order."""
 LAST_WRITES_S = 2
 """For answers that are on their way when the server ends."""
 
@@ -193,6 +195,8 @@ class _Server(uvicorn.Server):
 
 async def _body(request: Request, kind: type[T], empty: T | None = None) -> T:
     data = await _read(request)
+    if await _has_hung_up(request):
+        raise ClientGone
     if not data and empty is not None:
         return empty
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
@@ -203,6 +207,12 @@ async def _body(request: Request, kind: type[T], empty: T | None = None) -> T:
         raise InvalidRequest(f"The body does not fit: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("The body is not valid JSON.") from None
+
+
+async def _has_hung_up(request: Request) -> bool:
+    """Whoever gives an order while we stand still takes us for lost, and takes back what it was part of."""
+    await asyncio.sleep(HANG_UP_S)
+    return await request.is_disconnected()
 
 
 async def _read(request: Request) -> bytes:

@@ -73,6 +73,10 @@ class Site:
         """For others."""
         return url_of(self._post.public_host or self._post.host, launch.port)
 
+    async def clear(self) -> None:
+        """Of what the last engine has left, as when its keeper was killed; `NoGrip` if it cannot be ended."""
+        await self._grip.clear(self._tell)
+
     async def released(self, limit_s: float) -> Released:
         """When nothing of the last engine is left and its memory is back; `NotReleased` if that cannot be seen."""
         return await self._proof.released(limit_s=limit_s)

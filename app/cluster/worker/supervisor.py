@@ -17,6 +17,7 @@ from app.cluster.control import Adapter, Failure, Order, WorkerState
 from app.cluster.gpus.proof import LIMIT_S
 from app.cluster.launchers.losses import EngineLost
 from app.cluster.worker.board import SAID_CHARS, Board
+from app.cluster.worker.grip import NoGrip
 from app.cluster.worker.inbox import Change, Inbox
 from app.cluster.worker.life import AFTERMATH_S, Life, Pace
 from app.cluster.worker.site import Site
@@ -44,6 +45,8 @@ class Served:
 
     order: Order
     adapters: tuple[Adapter, ...]
+    kept_out: bool = False
+    """By an operator."""
 
 
 class Audience:
@@ -162,7 +165,7 @@ class Supervisor:
 
     async def _serve(self, served: Served, step: str) -> Served:
         """Until something else is asked. It is started again when it dies, if it was ready once."""
-        self.serving, self._was_ready = served.order, False
+        self.serving, self.kept_out, self._was_ready = served.order, served.kept_out, False
         self._board.change(adapters=served.adapters)
         lives = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, EngineLost) and self._was_ready),
@@ -174,7 +177,7 @@ class Supervisor:
         )
         while not await lives(self._live, step):
             step = "starting"
-        return Served(self.serving, self._board.now.adapters)
+        return Served(self.serving, self._board.now.adapters, self.kept_out)
 
     async def _pause(self, seconds: float) -> None:
         async with self._inbox.making_way():
@@ -218,9 +221,10 @@ class Supervisor:
     async def _see_memory_back(self) -> None:
         """What the last engine had. An engine that finds too little says so itself."""
         try:
+            await self._site.clear()
             await self._site.released(LIMIT_S)
-        except NotReleased as error:
-            self._tell(error.message)
+        except (NoGrip, NotReleased) as error:
+            self._tell(str(error))
 
     def _life_of(self, order: Order) -> Life:
         launch = self._site.launch(order)

@@ -134,9 +134,8 @@ class LocalWorker:
                 return self.now
             raise LoadInProgress
         self._check(order)
-        self._supervisor.kept_out = False
         if not force and self._serves(order):
-            self._supervisor.serving = order
+            self._supervisor.serving, self._supervisor.kept_out = order, False
             self._board.change(order=order, state=WorkerState.READY, reason="", failure=None)
             return self.now
         self._inbox.put(Change(order, self._clock() + drain_s))

@@ -18,7 +18,7 @@ from app.cluster.members import Members
 from app.cluster.progress import Account
 from app.cluster.swap import Swap, explained
 from app.cluster.swaps import Swaps
-from app.errors import LoadInProgress, UnknownPath
+from app.errors import ClusterError, LoadInProgress, UnknownPath
 from app.gateway.control.bodies import NewAdapter, NewModel, Release, answer, read
 from app.gateway.control.pages import (
     Latest,
@@ -211,8 +211,8 @@ class Operators:
         worker = self.members.reached(name).worker
         blocks = worker.logs(lines, follow=follow)
         if follow:
-            await worker.status()  # what goes wrong after the head has gone out cannot be told
-            return StreamingResponse(blocks, media_type="text/plain; charset=utf-8")
+            await worker.status()  # what goes wrong after the head has gone out can be told in the text only
+            return StreamingResponse(_to_its_end(blocks), media_type="text/plain; charset=utf-8")
         return Response(b"".join([block async for block in blocks]), media_type="text/plain; charset=utf-8")
 
     # --- adapters -------------------------------------------------------------------------------------------------
@@ -224,3 +224,12 @@ class Operators:
 
     async def drop_adapter(self, name: str) -> Response:
         return answer({"name": name, "workers": await self.adapters.drop(name)})
+
+
+async def _to_its_end(log: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Of a worker that may be lost meanwhile."""
+    try:
+        async for block in log:
+            yield block
+    except ClusterError as error:
+        yield f"gllm: {error.message}\n".encode()

@@ -150,3 +150,16 @@ async def test_being_cancelled_while_it_ends_waits_for_no_grace(tmp_path: Path, 
         await asyncio.sleep(0.2)
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_who_outlives_a_killed_keeper_and_holds_its_pipes_hides_no_death(tmp_path: Path, said: Said) -> None:
+    async with started(scripts.HAS_CHILDREN, tmp_path, said) as process:
+        await said.until(lambda: bool(said.lines))
+        left = [psutil.Process(int(pid)) for pid in said.lines[0].split()[1:]]
+        keepers()[0].kill()
+        try:
+            async with asyncio.timeout(10):
+                assert await process.wait() == KILLED
+        finally:
+            for each in left:
+                each.kill()

@@ -11,7 +11,7 @@ from app.cluster.control import Released, WorkerState
 from app.cluster.worker import supervisor as module
 from app.cluster.worker.grip import NoGrip, gripped, name_of
 from app.errors import NotReleased
-from tests.cluster.worker.conftest import QUICK, Bench, engine_process, loaded
+from tests.cluster.worker.conftest import QUICK, Bench, engine_process, keepers, loaded, until
 from tests.support.nvml import FAKE, FakeGpus
 
 
@@ -51,6 +51,16 @@ async def test_a_gpu_has_one_worker(bench: Bench, gpus: FakeGpus) -> None:
         assert str(refused).startswith("GPU 0 is in use by process ")
         async with other.worker(gpus=("1",), port_start=24_300):
             pass
+
+
+async def test_what_outlives_a_killed_keeper_is_ended_before_the_next_engine(bench: Bench, gpus: FakeGpus) -> None:
+    async with bench.worker(replace(QUICK, hung_s=30), gpus=("0",)) as worker:
+        await loaded(worker, "well-helper")
+        (helper,) = (int(line.split()[1]) for line in bench.lines if line.startswith("helper "))
+        (keeper,) = keepers()
+        keeper.kill()
+        await until(worker, lambda status: status.starts == 2 and status.state is WorkerState.READY)
+        assert any(line.startswith(f"Ended process {helper} ") for line in bench.lines)
 
 
 async def test_a_gpu_that_is_not_there_is_told(bench: Bench, gpus: FakeGpus) -> None:

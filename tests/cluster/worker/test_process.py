@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def test_it_serves_until_interrupted_and_says_its_last_word(start: Start) -> Non
     assert len(family) == 2  # keeper and engine
     assert not any(each.is_running() for each in family)
     assert "Traceback" not in worker.said
+
+
+def test_a_closed_terminal_ends_it_in_peace_however_often_that_is_said(start: Start) -> None:
+    worker = start("--model", "well")
+    worker.until_ready()
+    family = worker.family()
+    for _ in range(2):
+        worker.signal(signal.SIGHUP)
+        time.sleep(0.02)
+    assert worker.wait(10) == 0
+    assert "Stopping." in worker.said
+    assert not any(each.is_running() for each in family)
 
 
 def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:

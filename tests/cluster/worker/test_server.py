@@ -95,6 +95,20 @@ async def test_two_loads_at_once_are_told_apart(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "body"),
+    [("/load_model", b'{"model_path": "other"}'), ("/release_gpus", b"")],
+)
+async def test_an_order_of_somebody_who_has_hung_up_is_not_carried_out(bench: Bench, path: str, body: bytes) -> None:
+    async with serving_one(bench) as caller:
+        await loaded(caller.worker, "well")
+        head = f"POST {path} HTTP/1.1\r\nhost: w\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+        with socket.create_connection((caller.http.base_url.host, caller.http.base_url.port or 0)) as gateway:
+            gateway.sendall(head.encode() + b"\r\n\r\n" + body)  # which finds it all at once, as one that stood still
+        await asyncio.sleep(0.3)
+        assert (caller.worker.now.state, caller.worker.now.names) == (WorkerState.READY, ("well",))
+
+
+@pytest.mark.parametrize(
     ("path", "content", "kind", "code"),
     [
         ("/load_model", b'{"model_path": "/no/such/model"}', "application/json", (502, "load_failed")),

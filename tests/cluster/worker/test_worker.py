@@ -273,6 +273,16 @@ async def test_drain_and_admit_keep_the_engine(bench: Bench) -> None:
         assert (await worker.load(Order(model="well"), drain_s=5)).state is READY
 
 
+async def test_a_load_that_fails_lets_nobody_in_whom_an_operator_keeps_out(bench: Bench) -> None:
+    async with bench.worker() as worker:
+        await loaded(worker, "well")
+        await worker.drain()
+        await worker.load(Order(model="bad"), drain_s=0)
+        status = await until(worker, lambda status: status.failure is not None and status.progress is None)
+        assert (status.state, status.names) == (DRAINING, ("well",))
+        assert (await loaded(worker, "other")).state is READY
+
+
 async def test_adapters_are_put_back_after_a_crash(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "lora").mkdir()
     kept, lost = Adapter(name="a", path=str(tmp_path / "lora")), Adapter(name="b", path=str(tmp_path / "gone"))

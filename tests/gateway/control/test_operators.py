@@ -1,6 +1,7 @@
 """What operators see of workers and ask of them, under `/admin`."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -189,6 +190,20 @@ async def test_the_log_of_an_engine_is_shown_and_followed(headquarters: Open) ->
     assert (await here.ask("GET", "/admin/workers/w1/logs", follow=1)).status == 502
 
 
+async def test_a_worker_that_is_lost_while_its_log_is_followed_is_told_at_its_end(headquarters: Open) -> None:
+    (worker,) = serving("w1")
+
+    async def lost(lines: int, *, follow: bool = False) -> AsyncIterator[bytes]:
+        yield b"engine: ready\n"
+        raise WorkerUnreachable("w1 broke off.")
+
+    worker.logs = lost  # type: ignore[method-assign]
+    here = await headquarters(worker)
+    await here.all_announced()
+    followed = await here.ask("GET", "/admin/workers/w1/logs", follow=1)
+    assert (followed.status, followed.body) == (200, b"engine: ready\ngllm: w1 broke off.\n")
+
+
 # --- adapters ---------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +232,23 @@ async def test_an_adapter_is_on_all_or_on_none(headquarters: Open) -> None:
     assert [each.now.adapters for each in workers] == [(), ()]
     workers[1].refuses_adapters = NotOffered()
     assert (await here.ask("POST", "/admin/adapters", {"name": "tuned", "path": "/a"})).status == 501
+
+
+async def test_an_adapter_that_cannot_take_anothers_place_leaves_it_there(headquarters: Open) -> None:
+    workers = serving("w1", "w2", "w3")
+    here = await headquarters(*workers)
+    await here.all_announced()
+    await workers[0].put_adapter(Adapter(name="tuned", path="/a"))
+    await workers[1].put_adapter(Adapter(name="tuned", path="/b"))
+    await eventually(lambda: here.house.gateway.members.find("w2").bears("tuned"))
+    workers[2].refuses_adapters = refused("The rank is too high.")
+    answer = await here.ask("POST", "/admin/adapters", {"name": "tuned", "path": "/b"})
+    assert answer.status == 502
+    assert [each.now.adapters for each in workers] == [
+        (Adapter(name="tuned", path="/a"),),
+        (Adapter(name="tuned", path="/b"),),
+        (),
+    ]
 
 
 async def test_an_adapter_needs_a_model_and_a_name_of_its_own(headquarters: Open) -> None:
