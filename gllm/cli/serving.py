@@ -19,6 +19,7 @@ from app.gateway.connections import allow_open_files
 from app.gateway.listener import BACKLOG, Address, CannotListen, listener, sharing
 from app.gateway.siblings import Family
 from app.settings import Settings
+from gllm.cli import ending
 from gllm.cli.greeting import greeting, near
 from gllm.cli.logs import configure
 from gllm.cli.screen import Progress, Screen, say
@@ -82,8 +83,8 @@ class Serving:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
+        for number in ending.signals():
+            loop.add_signal_handler(number, self._stop, number)
         async with asyncio.TaskGroup() as tasks:
             beside = [tasks.create_task(self._drain())]
             if not self._quiet:
@@ -118,10 +119,12 @@ class Serving:
         self._said.append(line)
         self._progress.line(name, line)
 
-    def _stop(self) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         if self._stopping.is_set():  # asked twice
-            self._progress.done()
-            os._exit(KILLED)  # the keepers notice, and end the engines
+            if ending.is_impatient(number):
+                self._progress.done()
+                os._exit(KILLED)  # the keepers notice, and end the engines
+            return
         self._stopping.set()
         self._gateway.admission.drain(self._settings.listen.drain_s)
         self._progress.done()

@@ -22,6 +22,7 @@ from app.gateway.listener import Address, CannotListen, listener, shared
 from app.settings import Settings
 from app.settings.parts import part, shared_out
 from gllm.cli.child import FIRST_PAUSE_S, GLLM, LONG_LIFE_S, LONGEST_PAUSE_S, POLL_S
+from gllm.cli.ending import is_impatient, signals
 from gllm.cli.family import KEY, place_of
 from gllm.cli.greeting import near
 from gllm.cli.screen import say
@@ -71,8 +72,8 @@ class Several:
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[int] = loop.create_future()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
+        for number in signals():
+            loop.add_signal_handler(number, self._stop, number)
         async with httpx.AsyncClient(trust_env=False, timeout=2.0) as http, asyncio.TaskGroup() as tasks:
             kept = [tasks.create_task(self._keep(number, http)) for number in range(len(self._probes))]
             try:
@@ -81,9 +82,11 @@ class Several:
                 for each in kept:
                     each.cancel()
 
-    def _stop(self) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         if self._over.done():  # asked twice
-            os._exit(KILLED)  # the keepers notice, and end the gateways
+            if is_impatient(number):
+                os._exit(KILLED)  # the keepers notice, and end the gateways
+            return
         self._over.set_result(STOPPED)
         if not self._quiet:
             say("\nStopping. Running answers may finish; once more stops at once.")

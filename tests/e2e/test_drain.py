@@ -1,10 +1,11 @@
-"""SIGTERM to a gateway at work: what runs may end, newcomers hear why they are not served, nobody is left hanging."""
+"""A gateway is told to stop at work: what runs may end, newcomers hear why they are not served, nobody is left."""
 
 import json
 import signal
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.e2e.conftest import running
 from tests.support.ports import free_port
@@ -18,11 +19,17 @@ def gateway_over(engine: Engine, logs: Path, name: str, **settings: str) -> Gate
     return GatewayProcess(name, free_port(), logs, ENGINE_URLS=engine.url, **settings)
 
 
-def test_while_it_drains_newcomers_are_told_and_the_running_stream_ends_well(engine: Engine, logs: Path) -> None:
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGTERM], 2 * [signal.SIGHUP]], ids=["once", "by a closed terminal and its shell"]
+)
+def test_while_it_drains_newcomers_are_told_and_the_running_stream_ends_well(
+    engine: Engine, logs: Path, signals: list[signal.Signals]
+) -> None:
     with running(gateway_over(engine, logs, "drains")) as gateway, Raw(gateway.port, limit_s=30) as client:
         client.say(request("/v1/completions", {**STREAM, "max_tokens": 400})).until(b"data: ")
-        gateway.signal(signal.SIGTERM)
-        assert comes_true(lambda: gateway.http.get("/readyz").status_code == 503, 2)
+        for number in signals:
+            gateway.signal(number)
+            assert comes_true(lambda: gateway.http.get("/readyz").status_code == 503, 2)
         refused = httpx.post(f"{gateway.url}/v1/completions", json={"prompt": "x"}, trust_env=False)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
         assert int(refused.headers["retry-after"]) >= 1

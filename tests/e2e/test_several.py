@@ -173,8 +173,11 @@ def test_another_gateway_is_not_let_in_between_them(both: Both, logs: Path, engi
         late.end()
 
 
-def test_a_stop_lets_answers_finish_and_leaves_nobody(engine: Engine, logs: Path, redis: RedisServer) -> None:
-    with several("stopped", engine, logs, redis) as both, ExitStack() as stack:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_stop_lets_answers_finish_and_leaves_nobody(
+    engine: Engine, logs: Path, redis: RedisServer, number: signal.Signals
+) -> None:
+    with several(f"stopped-by-{number.name}", engine, logs, redis) as both, ExitStack() as stack:
         family = both.gateway.children()
         lines = [f"{name}: {value}" for name, value in signed("free").items()]
         clients = [stack.enter_context(Raw(both.gateway.port)) for _ in range(6)]
@@ -182,7 +185,7 @@ def test_a_stop_lets_answers_finish_and_leaves_nobody(engine: Engine, logs: Path
             client.say(request(COMPLETIONS, {**LONG, "max_tokens": 300}, *lines))
             client.until(b"data: ")
         assert sum(site.sum_of("gllm_streams_open") for site in both.sites) == len(clients)
-        both.gateway.signal(signal.SIGTERM)
+        both.gateway.signal(number)
         for client in clients:
             client.until(b"data: [DONE]")
         assert both.gateway.wait(20) == 0
