@@ -358,6 +358,6 @@ class GLLM:
         until = clock() + timeout
         while not enough(self._health(http.check_limit(until - clock(), check_interval))):
             left = until - clock()
-            if left <= 0:
+            if not left > 0:  # nor is there anything left of what is no number
                 raise TimeoutError(otherwise)
             self._sleep(min(check_interval, left))

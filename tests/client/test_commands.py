@@ -1,5 +1,6 @@
 """Health, and what is asked of the cluster."""
 
+import math
 from typing import Any
 
 import pytest
@@ -126,3 +127,11 @@ async def test_waiting_ends_in_time(make: Make, server: Scripted, method: str, m
         await client.do(method, timeout=10, check_interval=4)
     assert client.pauses
     assert max(client.pauses) <= 4
+
+
+async def test_waiting_for_no_number_of_seconds_ends_too(make: Make, server: Scripted) -> None:
+    server.otherwise = lambda asked: Whole(503)
+    client = make()
+    with pytest.raises(TimeoutError):
+        await client.do("wait_for_health", timeout=math.nan)
+    assert client.pauses == []
